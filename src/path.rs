@@ -3,14 +3,52 @@
 //! In: text from profiles, the command line and the kernel. Out: [`AbsPath`], which has no `.` or `..` left and no
 //! doubled or trailing slashes. It is lexical: it says nothing about what is on disk, and follows no symlink.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 /// An absolute path without `.`, `..`, NUL, doubled or trailing slashes.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+///
+/// Ordered by bytes, so that a directory comes before what is below it.
+#[derive(Clone)]
 pub struct AbsPath(PathBuf);
+
+impl PartialEq for AbsPath {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for AbsPath {}
+
+impl PartialOrd for AbsPath {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for AbsPath {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_bytes().cmp(other.as_bytes())
+    }
+}
+
+impl Hash for AbsPath {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
+    }
+}
+
+/// Maps keyed by path can be asked with bytes, which [`AbsPath::prefixes`] gives without allocating.
+impl Borrow<[u8]> for AbsPath {
+    fn borrow(&self) -> &[u8] {
+        self.as_bytes()
+    }
+}
 
 /// Why a text is not an [`AbsPath`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -86,14 +124,22 @@ impl AbsPath {
     /// When `below` is absolute or has a `..` component.
     #[must_use]
     pub fn join(&self, below: impl AsRef<Path>) -> Self {
-        assert!(below.as_ref().is_relative(), "joining an absolute path would leave {self}");
-        Self::known(self.0.join(below))
+        let below = below.as_ref();
+        assert!(below.is_relative(), "joining an absolute path would leave {self}");
+        let bytes = below.as_os_str().as_bytes();
+        let plain = !bytes.is_empty()
+            && bytes.split(|b| *b == b'/').all(|name| !name.is_empty() && !name.starts_with(b"..") && name != b".");
+        // A launch joins hundreds of paths; the common ones need no taking apart.
+        if plain { Self(self.0.join(below)) } else { Self::known(self.0.join(below)) }
     }
 
     /// Whether this is `other` or lies below it, by component: `/code-evil` is not within `/code`.
     #[must_use]
     pub fn is_within(&self, other: &Self) -> bool {
-        self.0.starts_with(&other.0)
+        match self.as_bytes().strip_prefix(other.as_bytes()) {
+            Some(rest) => rest.is_empty() || rest[0] == b'/' || other.as_bytes() == b"/",
+            None => false,
+        }
     }
 
     /// The directory above, or `None` for `/`.
@@ -117,6 +163,13 @@ impl AbsPath {
     /// This path and every directory above it, nearest first.
     pub fn ancestors(&self) -> impl Iterator<Item = Self> + '_ {
         self.0.ancestors().map(|p| Self(p.to_path_buf()))
+    }
+
+    /// The bytes of this path and of every directory above it, nearest first.
+    pub fn prefixes(&self) -> impl Iterator<Item = &[u8]> {
+        let bytes = self.as_bytes();
+        let slashes = bytes.iter().enumerate().rev().filter(|(at, byte)| **byte == b'/' && *at + 1 < bytes.len());
+        std::iter::once(bytes).chain(slashes.map(move |(at, _)| if at == 0 { &bytes[..1] } else { &bytes[..at] }))
     }
 
     /// The components below `/`.
@@ -197,7 +250,29 @@ mod tests {
         let code = AbsPath::known("/code");
         for (path, want) in [("/code", true), ("/code/x", true), ("/code-evil", false), ("/", false)] {
             assert_eq!(AbsPath::known(path).is_within(&code), want, "{path}");
+            assert!(AbsPath::known(path).is_within(&AbsPath::root()), "{path}");
         }
+    }
+
+    #[test]
+    fn prefixes_are_the_directories_above() {
+        for (path, want) in [("/a/b/c", &["/a/b/c", "/a/b", "/a", "/"][..]), ("/a", &["/a", "/"]), ("/", &["/"])] {
+            let path = AbsPath::known(path);
+            let found: Vec<_> = path.prefixes().map(|p| std::str::from_utf8(p).unwrap()).collect();
+            assert_eq!(found, want);
+            let above: Vec<_> = path.ancestors().collect();
+            assert_eq!(above, want.iter().map(AbsPath::known).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn joins() {
+        for (below, want) in
+            [("b", "/a/b"), ("b/c", "/a/b/c"), (".b", "/a/.b"), ("./b//c/", "/a/b/c"), ("", "/a"), ("..b", "/a/..b")]
+        {
+            assert_eq!(AbsPath::known("/a").join(below), AbsPath::known(want), "{below}");
+        }
+        assert!(std::panic::catch_unwind(|| AbsPath::known("/a").join("../b")).is_err());
     }
 
     #[test]

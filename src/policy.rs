@@ -200,7 +200,7 @@ impl Policy {
     /// The rule that decides for a path, as written: symlinks are the plan's business.
     #[must_use]
     pub fn rule(&self, path: &AbsPath) -> Option<(&AbsPath, &Rule)> {
-        path.ancestors().find_map(|p| self.rules.get_key_value(&p))
+        path.prefixes().find_map(|p| self.rules.get_key_value(p))
     }
 }
 
@@ -407,18 +407,15 @@ fn merge_floor(policy: &mut Policy, layer: &Layer) -> Result<(), ProfileError> {
 
 /// Takes out every rule at or below a terminal path that would open it.
 fn uphold_terminal(policy: &mut Policy) {
-    let terminal: Vec<(AbsPath, Origin)> =
+    let terminal: BTreeMap<AbsPath, Origin> =
         policy.rules.iter().filter(|(_, r)| r.terminal).map(|(p, r)| (p.clone(), r.origin.clone())).collect();
     let overridden = &mut policy.overridden;
-    policy.rules.retain(|path, rule| {
-        let above = terminal.iter().find(|(t, _)| path.is_within(t));
-        match above {
-            Some((t, by)) if !(path == t && rule.terminal) && rule.access != Access::Deny => {
-                overridden.push((path.clone(), rule.origin.clone(), by.clone()));
-                false
-            }
-            Some(_) | None => true,
+    policy.rules.retain(|path, rule| match path.prefixes().find_map(|p| terminal.get(p)) {
+        Some(by) if !rule.terminal && rule.access != Access::Deny => {
+            overridden.push((path.clone(), rule.origin.clone(), by.clone()));
+            false
         }
+        Some(_) | None => true,
     });
 }
 

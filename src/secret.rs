@@ -26,7 +26,7 @@ const SHAPES: &[(&str, &str)] = &[
     ("Docker Hub token", r"(^|[^A-Za-z0-9_])dckr_(pat|oat)_[A-Za-z0-9_-]{20,}"),
     ("Hugging Face token", r"(^|[^A-Za-z0-9_])hf_[A-Za-z]{30,}"),
     ("JSON web token", r"(^|[^A-Za-z0-9_])eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"),
-    ("authorization header", r"(?i)(^|\s)(bearer|basic)\s+[A-Za-z0-9+/_=.-]{16,}"),
+    ("authorization header", r"(?i-u)(^|\s)(bearer|basic)\s+[A-Za-z0-9+/_=.-]{16,}"),
     ("age key", r"AGE-SECRET-KEY-1[A-Z0-9]{20,}"),
 ];
 
@@ -79,6 +79,7 @@ fn worth_a_look(bytes: &[u8]) -> bool {
         b"-----BEGIN",
         b"@",
         b"gh",
+        b"github_pat_",
         b"gl",
         b"AKIA",
         b"ASIA",
@@ -103,7 +104,7 @@ fn worth_a_look(bytes: &[u8]) -> bool {
     ];
     // The two short prefixes need their continuation, or every path with "highlight" would compile the patterns.
     let more = |needle: &[u8], at: usize| match needle {
-        b"gh" => bytes[at..].get(3) == Some(&b'_') || bytes[at..].starts_with(b"github_pat_"),
+        b"gh" => bytes[at..].get(3) == Some(&b'_'),
         b"gl" => bytes[at..].iter().take(8).any(|b| *b == b'-'),
         b"@" => bytes.windows(3).any(|w| w == b"://"),
         _ => true,

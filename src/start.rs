@@ -18,7 +18,7 @@ use crate::profile::schema::{NetworkMode, Profile, Require};
 use crate::profile::{LayerKind, ProfileError, Request, builtin};
 use crate::program::{Around, Program, ProgramError};
 use crate::project::{Project, ProjectError};
-use crate::tree::RealTree;
+use crate::tree::CachedTree;
 
 /// The floor of organisations.
 pub const MANAGED: &str = "/etc/guard/managed.toml";
@@ -142,7 +142,7 @@ impl Start {
             terminal: terminal.as_ref(),
             tier: self.tier,
         };
-        crate::plan::make(&self.policy, &self.host, &RealTree, &subject)
+        crate::plan::make(&self.policy, &self.host, &CachedTree::default(), &subject)
     }
 }
 

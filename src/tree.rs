@@ -3,6 +3,8 @@
 //! In: a path. Out: an [`Entry`], or why there is none. A trait, so that plans are made and tested over trees that
 //! do not exist.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -69,6 +71,25 @@ impl Tree for RealTree {
             Kind::Special
         };
         Ok(Entry { kind, id: (meta.dev(), meta.ino()), uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777 })
+    }
+}
+
+/// The real file system, each path looked at once: a plan asks for the same directories again and again.
+#[derive(Debug, Default)]
+pub struct CachedTree(RefCell<BTreeMap<AbsPath, Result<Entry, i32>>>);
+
+impl Tree for CachedTree {
+    fn look(&self, path: &AbsPath) -> io::Result<Entry> {
+        if let Some(known) = self.0.borrow().get(path) {
+            return known.clone().map_err(io::Error::from_raw_os_error);
+        }
+        let found = RealTree.look(path);
+        let remembered = match &found {
+            Ok(entry) => Ok(entry.clone()),
+            Err(e) => Err(e.raw_os_error().unwrap_or(libc::EIO)),
+        };
+        self.0.borrow_mut().insert(path.clone(), remembered);
+        found
     }
 }
 
@@ -153,8 +174,6 @@ pub fn follow(tree: &dyn Tree, path: &AbsPath, barred: impl Fn(&AbsPath) -> bool
 #[cfg(test)]
 pub(crate) mod fake {
     //! A tree that exists only in a test.
-
-    use std::collections::BTreeMap;
 
     use super::*;
 

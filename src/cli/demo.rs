@@ -12,7 +12,10 @@ use std::process::{Command, Stdio};
 
 use super::GUARD_FAILED;
 use super::out::{self, Colour};
+use crate::account::Account;
 use crate::env::Env;
+use crate::project::Project;
+use crate::session::store;
 
 /// What every made-up secret contains.
 const MARK: &str = "demo-secret";
@@ -248,6 +251,14 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
+        // The sandbox home of the made-up project, in guard's data.
+        let env = Env::new([("HOME".into(), self.dir.clone().into_os_string())]);
+        if let Ok(account) = Account::read(&env)
+            && let Ok(project) = Project::find(Ok(self.dir.join("code/project")), &account)
+            && let Some(dir) = store::locate(&account, &project).home.parent()
+        {
+            let _ = fs::remove_dir_all(dir);
+        }
         let _ = fs::remove_dir_all(&self.dir);
     }
 }

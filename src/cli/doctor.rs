@@ -15,7 +15,7 @@ use crate::host::{Capability, Host, NamespaceFault};
 use crate::plan::{Gap, Plan, Refusal, Tier};
 use crate::profile::schema::Require;
 use crate::sandbox;
-use crate::session::{self, Ended, store};
+use crate::session::{self, Ended, Stdio, store};
 use crate::start::{Start, Wishes};
 
 const APPARMOR: &str = include_str!("../../profiles/apparmor/guard");
@@ -83,7 +83,7 @@ fn try_tier(start: &Start, env: &Env, tier: Tier) -> Finding {
         }
     };
     let plan = start.plan(env, &stored);
-    let trial = plan.as_ref().ok().map(|plan| match session::run(plan, None) {
+    let trial = plan.as_ref().ok().map(|plan| match session::run(plan, None, Stdio::Keep) {
         Ok(outcome) if outcome.ended == Ended::Code(0) => Ok(()),
         Ok(outcome) => Err(format!("`true` ended with {:?}", outcome.ended)),
         Err(e) => Err(format!("{e}: {}", e.source.desc())),

@@ -66,7 +66,7 @@ fn list(env: &Env) -> Result<(), StageError> {
     ] {
         let _ = writeln!(text, "{}", colour.strong(title));
         for builtin in BUILTINS.iter().filter(|b| b.kind == kind) {
-            let source = profile::Source { name: builtin.file.into(), text: builtin.text.to_owned() };
+            let source = profile::Source::new(builtin.file, builtin.text.to_owned());
             let about = profile::parse(&source)?.description.unwrap_or_default();
             let commands =
                 if builtin.commands.is_empty() { String::new() } else { format!(" [{}]", builtin.commands.join(", ")) };

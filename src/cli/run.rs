@@ -9,7 +9,7 @@ use super::out::{self, Colour};
 use super::{GUARD_FAILED, RunArgs, show, stage_error};
 use crate::env::Env;
 use crate::plan::{Plan, Tier};
-use crate::session::{self, Outcome, store};
+use crate::session::{self, Outcome, Stdio, store};
 use crate::start::{Start, layer_words};
 
 pub(super) fn run(args: RunArgs, env: Env, cwd: io::Result<PathBuf>) -> u8 {
@@ -53,7 +53,7 @@ pub(super) fn run(args: RunArgs, env: Env, cwd: io::Result<PathBuf>) -> u8 {
         };
         let loud = io::stderr().is_terminal() && !args.quiet && !start.policy.quiet;
         let line = loud.then(|| start_line(&start, &plan, colour));
-        match session::run(&plan, line.as_deref()) {
+        match session::run(&plan, line.as_deref(), Stdio::Release) {
             Ok(outcome) => {
                 drop(hold);
                 say_what_happened(&outcome, &plan, colour);

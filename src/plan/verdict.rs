@@ -134,7 +134,8 @@ impl Plan {
     /// The mount a path lies in.
     fn mount(&self, path: &AbsPath) -> Option<&Mount> {
         // Sorted by path, so an ancestor's place is found by its own key.
-        path.ancestors().find_map(|p| self.mounts.binary_search_by(|m| m.at.cmp(&p)).ok().map(|i| &self.mounts[i]))
+        path.prefixes()
+            .find_map(|p| self.mounts.binary_search_by(|m| m.at.as_bytes().cmp(p)).ok().map(|i| &self.mounts[i]))
     }
 
     fn there(&self, tree: &dyn Tree, path: &AbsPath) -> There {

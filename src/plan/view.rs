@@ -253,7 +253,7 @@ impl Builder<'_> {
     }
 
     fn covered(&self, real: &AbsPath) -> bool {
-        real.ancestors().find_map(|p| self.view.items.get(&p)).is_some_and(|item| item.access.grants())
+        real.prefixes().find_map(|p| self.view.items.get(p)).is_some_and(|item| item.access.grants())
     }
 
     fn sockets(&mut self) {
@@ -347,7 +347,7 @@ impl Builder<'_> {
         self.pins(&mut mounts);
         for (place, (target, origin)) in &self.symlinks {
             // Inside something mounted the link is there already.
-            let shown = place.ancestors().skip(1).find_map(|p| mounts.get(&p));
+            let shown = place.prefixes().skip(1).find_map(|p| mounts.get(p));
             let bare = match shown {
                 None => true,
                 Some((What::Tmpfs { .. } | What::Private(_), _)) => true,
@@ -537,7 +537,7 @@ impl Builder<'_> {
         let mut protected = Vec::new();
         let mut caches = Vec::new();
         for (at, item) in &self.view.items {
-            let above = at.ancestors().skip(1).find_map(|p| self.view.items.get(&p)).map(|i| i.access);
+            let above = at.prefixes().skip(1).find_map(|p| self.view.items.get(p)).map(|i| i.access);
             let writable = matches!(above, Some(Access::Write | Access::State));
             match item.access {
                 Access::Mask | Access::Deny if above.is_some_and(Access::grants) => withheld.push(at.clone()),
@@ -601,7 +601,7 @@ enum Shown {
 }
 
 fn above(at: &AbsPath, mounts: &BTreeMap<AbsPath, (What, Origin)>) -> Shown {
-    match at.ancestors().skip(1).find_map(|p| mounts.get(&p)) {
+    match at.prefixes().skip(1).find_map(|p| mounts.get(p)) {
         Some((What::Bind { writes: Writes::Yes, .. }, _)) => Shown::Writable,
         Some((What::Bind { writes: Writes::No, .. } | What::Overlay { .. }, _)) => Shown::ReadOnly,
         Some((

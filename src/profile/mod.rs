@@ -35,6 +35,22 @@ pub struct Source {
     pub name: Arc<str>,
     /// Its content.
     pub text: String,
+    /// Where each line but the first begins.
+    lines: Vec<usize>,
+}
+
+impl Source {
+    /// A text from a file of this name.
+    #[must_use]
+    pub fn new(name: &str, text: String) -> Self {
+        let lines = text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at + 1).collect();
+        Self { name: name.into(), text, lines }
+    }
+
+    /// The line of a byte, counted from 1.
+    fn line(&self, at: usize) -> usize {
+        self.lines.partition_point(|start| *start <= at) + 1
+    }
 }
 
 /// Where a rule comes from: `file:line`, or `command line`.
@@ -109,10 +125,8 @@ impl Layer {
     /// The origin of something read from this layer.
     #[must_use]
     pub fn origin<T>(&self, what: &Spanned<T>) -> Origin {
-        let start = what.span().start.min(self.source.text.len());
-        let line = self.source.text.as_bytes()[..start].iter().filter(|b| **b == b'\n').count() + 1;
         // Flags carry no text; their origin has no line.
-        let line = (!self.source.text.is_empty()).then_some(line);
+        let line = (!self.source.text.is_empty()).then(|| self.source.line(what.span().start));
         Origin { file: Arc::clone(&self.source.name), line }
     }
 
@@ -178,7 +192,7 @@ pub fn load(request: Request<'_>) -> Result<Vec<Layer>, ProfileError> {
         }
     }
     let mut layers = loader.layers;
-    let flags = Source { name: "command line".into(), text: String::new() };
+    let flags = Source::new("command line", String::new());
     layers.push(Layer {
         name: "command line".into(),
         kind: LayerKind::CommandLine,
@@ -231,7 +245,7 @@ pub fn read(path: &AbsPath, owners: &[u32]) -> Result<Option<Source>, ProfileErr
         return Err(unfit(Unfit::NotText));
     }
     let name = crate::path::printable(path.as_ref());
-    Ok(Some(Source { name: name.into(), text }))
+    Ok(Some(Source::new(&name, text)))
 }
 
 /// The names of the user's own profiles.
@@ -302,7 +316,7 @@ fn toml_error(source: &Source, error: &toml::de::Error) -> ProfileError {
 }
 
 fn builtin_source(builtin: &Builtin) -> Source {
-    Source { name: builtin.file.into(), text: builtin.text.to_owned() }
+    Source::new(builtin.file, builtin.text.to_owned())
 }
 
 fn applies(pack: &Builtin, request: &Request<'_>) -> bool {

@@ -234,8 +234,11 @@ fn carry(
         let was_keys = keys_of(was).unwrap_or(&empty);
         let mut keys: Vec<&String> = now_keys.keys().collect();
         keys.extend(was_keys.keys().filter(|k| !now_keys.contains_key(*k)));
-        let table = target.get_or_insert_with(|| Value::Object(Map::new()));
-        let table = table.as_object_mut().expect("a table, by the condition above");
+        let existed = target.is_some();
+        let mut table = match target.take() {
+            Some(Value::Object(table)) => table,
+            Some(_) | None => Map::new(),
+        };
         for key in keys {
             let mut value = table.get(key).cloned();
             let before = value.clone();
@@ -250,6 +253,11 @@ fn carry(
                     None => table.shift_remove(key),
                 };
             }
+        }
+        // A table of which nothing may be carried over does not leave its empty shell behind.
+        let keys: Vec<&str> = path.iter().map(String::as_str).collect();
+        if existed || !table.is_empty() || may(&keys) {
+            *target = Some(Value::Object(table));
         }
         return;
     }

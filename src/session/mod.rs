@@ -44,6 +44,15 @@ pub struct Outcome {
     pub unkept: Vec<(AbsPath, io::Error)>,
 }
 
+/// What this process does with its standard input and output while the agent runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stdio {
+    /// Lets go of them: a pipe must end when the agent closes it, not when the session does.
+    Release,
+    /// Keeps them, for what is printed afterwards.
+    Keep,
+}
+
 /// How long to wait for a lock that a program outside holds.
 const RETRY_MILLISECONDS: u16 = 100;
 
@@ -51,7 +60,7 @@ const RETRY_MILLISECONDS: u16 = 100;
 ///
 /// # Errors
 /// [`StartError`]: nothing of the agent has run.
-pub fn run(plan: &Plan, announce: Option<&str>) -> Result<Outcome, StartError> {
+pub fn run(plan: &Plan, announce: Option<&str>, stdio: Stdio) -> Result<Outcome, StartError> {
     sandbox::prepare(plan)?;
     let mut keeper = Keeper::new(plan);
     keeper.round();
@@ -61,6 +70,14 @@ pub fn run(plan: &Plan, announce: Option<&str>) -> Result<Outcome, StartError> {
     if plan.tier == Tier::Landlock {
         // Should the supervisor be killed, what is left comes here.
         sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1).map_err(|e| error("cannot become the subreaper", e))?;
+    }
+    // Standard error stays, for what there is to say at the end.
+    if stdio == Stdio::Release
+        && let Ok(null) = fs::File::options().read(true).write(true).open("/dev/null")
+    {
+        for standard in 0..2 {
+            sys::replace_fd(null.as_fd(), standard).map_err(|e| error("cannot let go of the terminal", e))?;
+        }
     }
     let ended = wait(&supervised, &mut keeper)?;
     terminal.restore(ended);
@@ -77,12 +94,6 @@ fn error(what: &str, source: Errno) -> StartError {
 fn wait(supervised: &Supervised, keeper: &mut Keeper<'_>) -> Result<Ended, StartError> {
     let signals = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|e| error("cannot read signals", e))?;
-    // A pipe must end when the agent closes it. Standard error stays, for what there is to say at the end.
-    if let Ok(null) = fs::File::options().read(true).write(true).open("/dev/null") {
-        for standard in 0..2 {
-            sys::replace_fd(null.as_fd(), standard).map_err(|e| error("cannot let go of the terminal", e))?;
-        }
-    }
     loop {
         let mut polled =
             vec![PollFd::new(supervised.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];

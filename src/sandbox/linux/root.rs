@@ -254,8 +254,9 @@ impl Root<'_> {
 
     fn is_in_home(&self, at: &AbsPath) -> bool {
         // The nearest mount above decides: a granted part of the real home is not the sandbox's to rearrange.
-        let nearest = at.ancestors().skip(1).find_map(|p| self.plan.mounts.iter().find(|m| m.at == p));
-        nearest.is_some_and(|m| matches!(m.what, What::Private(_)))
+        let mounts = &self.plan.mounts;
+        let nearest = at.prefixes().skip(1).find_map(|p| mounts.binary_search_by(|m| m.at.as_bytes().cmp(p)).ok());
+        nearest.map(|index| &mounts[index]).is_some_and(|m| matches!(m.what, What::Private(_)))
     }
 
     fn finish(&self) -> Done {
