@@ -72,6 +72,12 @@ impl Env {
         self.0.get(OsStr::new(name)).map(Value::reveal)
     }
 
+    /// Forgets all variables; their values are overwritten. A process forked without exec keeps what it was forked
+    /// with for as long as it lives, so each such process calls this on its own copy.
+    pub fn wipe(&mut self) {
+        self.0.clear();
+    }
+
     /// All variables in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &Value)> {
         self.0.iter().map(|(name, value)| (name.as_os_str(), value))

@@ -64,7 +64,7 @@ pub struct Rule {
     pub access: Access,
     /// Where it comes from.
     pub origin: Origin,
-    /// No layer opens this path.
+    /// No layer opens this path: what is denied or masked stays so below it too, what is protected stays read-only.
     pub terminal: bool,
 }
 
@@ -229,6 +229,7 @@ pub fn resolve(layers: &[Layer], agent: &str, places: &Places) -> Result<Policy,
         layers: Vec::new(),
         overridden: Vec::new(),
     };
+    let mut unnamed = None;
     for layer in layers {
         policy.layers.push(LayerName {
             name: layer.name.clone(),
@@ -258,7 +259,11 @@ pub fn resolve(layers: &[Layer], agent: &str, places: &Places) -> Result<Policy,
         if layer.kind == LayerKind::Base && layer.name == "base" {
             grant_git(&mut policy, &places.git);
         }
+        if layer.kind == LayerKind::Base {
+            unnamed = places.project.as_ref().and_then(|project| policy.rules.get(project).cloned());
+        }
     }
+    withhold_project(&mut policy, places, unnamed.as_ref());
     uphold_terminal(&mut policy);
     Ok(policy)
 }
@@ -271,6 +276,15 @@ fn grant_git(policy: &mut Policy, dirs: &[AbsPath]) {
         for name in ["hooks", "config", "config.worktree", "info/attributes", "commondir", "gitdir"] {
             policy.rules.insert(dir.join(name), rule(Access::Protect));
         }
+    }
+}
+
+/// A project below `~/.aws` opens nothing of it: only a layer that names the path does, and `unnamed` is base's rule.
+fn withhold_project(policy: &mut Policy, places: &Places, unnamed: Option<&Rule>) {
+    let Some(project) = &places.project else { return };
+    let above = project.prefixes().skip(1).find_map(|p| policy.rules.get(p));
+    if unnamed.is_some() && policy.rules.get(project) == unnamed && above.is_some_and(|r| r.access == Access::Deny) {
+        policy.rules.remove(project);
     }
 }
 
@@ -295,13 +309,15 @@ fn merge_files(
             let Some(path) = expand(layer, text, places)? else { continue };
             // A grant of the home, or of a directory above it, opens everything the design exists to close.
             // A home below a system directory (/opt/jenkins) is covered by its private stand-in instead.
-            let built_in = matches!(layer.kind, LayerKind::Base | LayerKind::Toolchain | LayerKind::Agent);
-            if access.grants() && !built_in && places.home.is_within(&path) {
+            if access.grants() && !layer.is_builtin() && places.home.is_within(&path) {
                 return Err(layer.invalid(text, Invalid::TooWide));
             }
-            let terminal =
-                matches!(layer.kind, LayerKind::Terminal | LayerKind::ManagedFloor) && access == Access::Deny;
-            policy.rules.insert(path, Rule { access, origin: layer.origin(text), terminal });
+            let floor = matches!(layer.kind, LayerKind::Terminal | LayerKind::ManagedFloor);
+            // A floor's mask must not take the place of a deny.
+            if floor && policy.rules.get(&path).is_some_and(|rule| rule.access > access) {
+                continue;
+            }
+            policy.rules.insert(path, Rule { access, origin: layer.origin(text), terminal: floor });
         }
     }
     if matches!(layer.kind, LayerKind::Terminal | LayerKind::ManagedFloor) {
@@ -376,7 +392,9 @@ fn merge_rest(policy: &mut Policy, layer: &Layer, places: &Places) -> Result<(),
 fn merge_floor(policy: &mut Policy, layer: &Layer) -> Result<(), ProfileError> {
     let profile = &layer.profile;
     for text in &profile.env.deny {
-        policy.env.deny.push((env_name(layer, text, true)?, layer.origin(text)));
+        let name = env_name(layer, text, true)?;
+        policy.env.set.retain(|set, _| !crate::env::matches(&name, set));
+        policy.env.deny.push((name, layer.origin(text)));
     }
     if let Some(mode) = &profile.network.mode
         && network(layer, mode)? > policy.network.0
@@ -407,15 +425,33 @@ fn merge_floor(policy: &mut Policy, layer: &Layer) -> Result<(), ProfileError> {
 
 /// Takes out every rule at or below a terminal path that would open it.
 fn uphold_terminal(policy: &mut Policy) {
-    let terminal: BTreeMap<AbsPath, Origin> =
-        policy.rules.iter().filter(|(_, r)| r.terminal).map(|(p, r)| (p.clone(), r.origin.clone())).collect();
+    let terminal: BTreeMap<AbsPath, Rule> =
+        policy.rules.iter().filter(|(_, r)| r.terminal).map(|(p, r)| (p.clone(), r.clone())).collect();
+    let opened = |path: &AbsPath, access: Access| {
+        let mut above = path.prefixes().filter_map(|p| terminal.get(p));
+        above.find(|by| match by.access {
+            Access::Deny => access != Access::Deny,
+            Access::Mask => access.grants(),
+            Access::Protect => matches!(access, Access::Write | Access::State),
+            Access::Read | Access::Write | Access::State | Access::Overlay => false,
+        })
+    };
     let overridden = &mut policy.overridden;
-    policy.rules.retain(|path, rule| match path.prefixes().find_map(|p| terminal.get(p)) {
-        Some(by) if !rule.terminal && rule.access != Access::Deny => {
-            overridden.push((path.clone(), rule.origin.clone(), by.clone()));
+    policy.rules.retain(|path, rule| match opened(path, rule.access) {
+        Some(by) if !rule.terminal => {
+            overridden.push((path.clone(), rule.origin.clone(), by.origin.clone()));
             false
         }
         Some(_) | None => true,
+    });
+    // What is made or shared by merging at such a path would open it as well.
+    policy.create.retain(|path, _| opened(path, Access::State).is_none_or(|by| by.access == Access::Protect));
+    policy.merges.retain(|merge| match opened(&merge.file, Access::State) {
+        Some(by) => {
+            overridden.push((merge.file.clone(), merge.origin.clone(), by.origin.clone()));
+            false
+        }
+        None => true,
     });
 }
 

@@ -83,7 +83,7 @@ fn try_tier(start: &Start, env: &Env, tier: Tier) -> Finding {
         }
     };
     let plan = start.plan(env, &stored);
-    let trial = plan.as_ref().ok().map(|plan| match session::run(plan, None, Stdio::Keep) {
+    let trial = plan.as_ref().ok().map(|plan| match session::run(plan, None, Stdio::Keep, &mut env.clone()) {
         Ok(outcome) if outcome.ended == Ended::Code(0) => Ok(()),
         Ok(outcome) => Err(format!("`true` ended with {:?}", outcome.ended)),
         Err(e) => Err(format!("{e}: {}", e.source.desc())),

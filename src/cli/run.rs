@@ -12,7 +12,7 @@ use crate::plan::{Plan, Tier};
 use crate::session::{self, Outcome, Stdio, store};
 use crate::start::{Start, layer_words};
 
-pub(super) fn run(args: RunArgs, env: Env, cwd: io::Result<PathBuf>) -> u8 {
+pub(super) fn run(args: RunArgs, mut env: Env, cwd: io::Result<PathBuf>) -> u8 {
     let colour = Colour::for_stderr(&env);
     let mut command = args.command.into_iter();
     let name = command.next().expect("clap demands a command");
@@ -53,7 +53,7 @@ pub(super) fn run(args: RunArgs, env: Env, cwd: io::Result<PathBuf>) -> u8 {
         };
         let loud = io::stderr().is_terminal() && !args.quiet && !start.policy.quiet;
         let line = loud.then(|| start_line(&start, &plan, colour));
-        match session::run(&plan, line.as_deref(), Stdio::Release) {
+        match session::run(&plan, line.as_deref(), Stdio::Release, &mut env) {
             Ok(outcome) => {
                 drop(hold);
                 say_what_happened(&outcome, &plan, colour);

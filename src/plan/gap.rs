@@ -99,7 +99,7 @@ impl fmt::Display for Gap {
             ),
             Self::AbstractSockets => f.write_str("abstract UNIX sockets are reachable (Landlock stops them from ABI 6, Linux 6.12)"),
             Self::Signals => f.write_str("processes of the same user outside can be signalled (Landlock stops it from ABI 6, Linux 6.12)"),
-            Self::ProcessList => f.write_str("command lines of other processes are readable in /proc, secrets in them too"),
+            Self::ProcessList => f.write_str("command lines of other processes are readable in /proc, secrets in them too; priorities and limits of the user's processes can be changed"),
             Self::Metadata => f.write_str("existence, size and times of any file can be seen; mode, owner and times of the user's files can be changed"),
             Self::SystemV => f.write_str("System V shared memory, semaphores and queues of the user are reachable"),
             Self::Withheld(paths) => {

@@ -281,7 +281,8 @@ impl Plan {
             Act::Exec if entry.kind != Kind::File => Verdict::Denied("it is not a file".into()),
             Act::Exec => by_mode(1).unwrap_or_else(allowed),
             Act::Connect if entry.kind != Kind::Socket => Verdict::Denied("it is not a socket".into()),
-            Act::Connect if !writable => read_only(),
+            // A read-only mount does not keep anyone from connecting (fs/namei.c, sb_permission).
+            Act::Connect if !writable && self.ruleset.abi >= 9 => read_only(),
             Act::Connect => by_mode(2).unwrap_or_else(allowed),
         }
     }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Gap, Hidden, Merged, Mount, Node, Refusal, Subject, Tier, What, Writes};
 use crate::host::Host;
@@ -62,7 +62,7 @@ pub(super) fn build(
     tier: Tier,
 ) -> Result<View, Refusal> {
     let mut builder =
-        Builder { policy, tree, subject, view: View::default(), symlinks: BTreeMap::new(), stand_ins: Vec::new() };
+        Builder { policy, tree, subject, view: View::default(), symlinks: BTreeMap::new(), stand_ins: Vec::new(), writable: Vec::new() };
     builder.rules()?;
     builder.program();
     builder.sockets();
@@ -84,14 +84,16 @@ struct Builder<'a> {
     symlinks: BTreeMap<AbsPath, (PathBuf, Origin)>,
     /// Protected links whose target is not granted: shown empty.
     stand_ins: Vec<(AbsPath, Hidden, Origin)>,
+    /// Where writable rules lead through links.
+    writable: Vec<AbsPath>,
 }
 
 impl Builder<'_> {
     /// Whether the agent can write at this place, by the policy: a link there may be the agent's own.
     fn agent_writable(&self, path: &AbsPath) -> bool {
         match self.policy.rule(path) {
-            Some((_, rule)) => matches!(rule.access, Access::Write | Access::State),
-            None => false,
+            Some((_, rule)) if matches!(rule.access, Access::Write | Access::State) => true,
+            Some(_) | None => self.writable.iter().any(|dir| path.is_within(dir)),
         }
     }
 
@@ -111,9 +113,26 @@ impl Builder<'_> {
                 (path.clone(), real, rule.terminal)
             })
             .collect();
+        // A linked ~/.claude is writable by its real path, and links in it may be the agent's own.
+        let writes = self.policy.rules.iter().filter(|(_, r)| matches!(r.access, Access::Write | Access::State));
+        self.writable = writes
+            .filter_map(|(path, _)| follow(self.tree, path, |_| false).ok())
+            .filter(|found| !found.links.is_empty())
+            .map(|found| found.real)
+            .collect();
+        let astray = |path: &AbsPath, rule: &Rule, real: &AbsPath| {
+            rule.access.grants()
+                && withheld.iter().any(|(written, withheld, terminal)| {
+                    real.is_within(withheld) && (*terminal || !path.is_within(written))
+                })
+        };
         for (path, rule) in &self.policy.rules {
             let found = match self.follow(path) {
                 Ok(found) => found,
+                Err(Lost::Absent(missing)) if astray(path, rule, &missing) => {
+                    self.idle(path, rule, "it leads into something withheld");
+                    continue;
+                }
                 Err(Lost::Absent(missing)) => {
                     self.absent(path, rule, &missing);
                     continue;
@@ -131,11 +150,7 @@ impl Builder<'_> {
                     return Err(Refusal::Rule { path: at, origin: rule.origin.clone(), source });
                 }
             };
-            let led_astray = rule.access.grants()
-                && withheld.iter().any(|(written, real, terminal)| {
-                    found.real.is_within(real) && (*terminal || !path.is_within(written))
-                });
-            if led_astray {
+            if astray(path, rule, &found.real) {
                 self.idle(path, rule, "it leads into something withheld");
                 continue;
             }
@@ -189,6 +204,10 @@ impl Builder<'_> {
         }
         match rule.access {
             Access::Protect => self.view.absent.push((missing.clone(), rule.origin.clone())),
+            // guard's own config, or a start-up file, that is not there yet and lies in a writable grant.
+            Access::Deny if rule.terminal && missing.parent().is_some_and(|dir| self.agent_writable(&dir)) => {
+                self.view.absent.push((missing.clone(), rule.origin.clone()));
+            }
             Access::Read | Access::Write | Access::State | Access::Overlay => {
                 self.idle(path, rule, "it does not exist")
             }
@@ -287,6 +306,20 @@ impl Builder<'_> {
                 if in_project || !(found.entry.uid == account.uid || found.entry.uid == 0) {
                     continue;
                 }
+                // Nor does a variable open a directory or a file: X11 alone has one of each.
+                let x11_dir = path.as_path() == Path::new("/tmp/.X11-unix");
+                let fits = match found.entry.kind {
+                    Kind::Socket => true,
+                    Kind::Dir => x11_dir,
+                    Kind::File => {
+                        let withheld = self.policy.rule(&found.real).is_some_and(|(_, r)| !r.access.grants());
+                        *socket == Socket::X11 && !withheld
+                    }
+                    Kind::Link(_) | Kind::Special => false,
+                };
+                if !fits {
+                    continue;
+                }
                 let written = AbsPath::known(&path);
                 for (place, target) in &found.links {
                     self.symlinks.entry(place.clone()).or_insert_with(|| (target.clone(), origin.clone()));
@@ -320,6 +353,13 @@ impl Builder<'_> {
         let store = &self.subject.store.shared.join(&self.policy.agent);
         for rule in &self.policy.merges {
             let Some(name) = rule.file.file_name() else { continue };
+            if let Some((_, by)) = self.policy.rule(&rule.file)
+                && matches!(by.access, Access::Mask | Access::Deny)
+            {
+                let why = format!("{} withholds it", by.origin);
+                self.view.idle.push((rule.file.clone(), rule.origin.clone(), why));
+                continue;
+            }
             let dir_inside = match tier {
                 Tier::Full => AbsPath::known(SHARED_INSIDE).join(&self.policy.agent),
                 Tier::Landlock => store.clone(),
@@ -537,12 +577,15 @@ impl Builder<'_> {
         let mut protected = Vec::new();
         let mut caches = Vec::new();
         for (at, item) in &self.view.items {
-            let above = at.prefixes().skip(1).find_map(|p| self.view.items.get(p)).map(|i| i.access);
+            // What is only protected is as open as what is above it.
+            let mut above = at.prefixes().skip(1).filter_map(|p| self.view.items.get(p)).map(|i| i.access);
+            let above = above.find(|access| *access != Access::Protect);
             let writable = matches!(above, Some(Access::Write | Access::State));
             match item.access {
                 Access::Mask | Access::Deny if above.is_some_and(Access::grants) => withheld.push(at.clone()),
                 Access::Protect if writable => protected.push(at.clone()),
                 Access::Read if writable => protected.push(at.clone()),
+                Access::Overlay if writable => protected.push(at.clone()),
                 Access::Overlay => caches.push(at.clone()),
                 Access::Read | Access::Write | Access::State | Access::Mask | Access::Deny | Access::Protect => {}
             }

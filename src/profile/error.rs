@@ -99,6 +99,9 @@ pub enum Invalid {
     /// A mode that does not exist yet.
     #[error("network mode `filtered` does not exist yet; guard does not pretend to filter")]
     Filtered,
+    /// `extends` in the managed policy.
+    #[error("a managed policy stands alone: it extends no other profile")]
+    ManagedExtends,
     /// A limit below what a program needs to start.
     #[error("the limit must be at least {0}")]
     TooSmall(u64),
@@ -134,7 +137,8 @@ impl Place {
             file: source.name.to_string(),
             line: before.matches('\n').count() + 1,
             column: source.text[line_start..start].chars().count() + 1,
-            text: crate::path::printable(line_text.chars().take(120).collect::<String>().as_ref()),
+            // One column for a tab, so that the caret is below what it means.
+            text: crate::path::printable(line_text.chars().take(120).collect::<String>().replace('\t', " ").as_ref()),
             width: source.text[start..end].chars().count().clamp(1, 80),
         }
     }

@@ -130,6 +130,12 @@ impl Layer {
         Origin { file: Arc::clone(&self.source.name), line }
     }
 
+    /// Whether it comes with the binary: a user's profile may have a built-in one's name.
+    #[must_use]
+    pub fn is_builtin(&self) -> bool {
+        builtin::by_name(&self.name).is_some_and(|b| *self.source.name == *b.file)
+    }
+
     /// An error at something read from this layer.
     #[must_use]
     pub fn invalid<T>(&self, what: &Spanned<T>, source: Invalid) -> ProfileError {
@@ -182,6 +188,10 @@ pub fn load(request: Request<'_>) -> Result<Vec<Layer>, ProfileError> {
     if let Some(source) = read(&AbsPath::known(request.managed), &[0])? {
         let source = Arc::new(source);
         let profile = parse(&source)?;
+        if let Some(parent) = profile.extends.first() {
+            let place = Place::new(&source, parent.span());
+            return Err(ProfileError::Invalid { place, source: Invalid::ManagedExtends });
+        }
         for kind in [LayerKind::ManagedGrants, LayerKind::ManagedFloor] {
             loader.layers.push(Layer {
                 name: "managed".into(),
@@ -222,7 +232,10 @@ pub fn read(path: &AbsPath, owners: &[u32]) -> Result<Option<Source>, ProfileErr
     let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
     let mut file = match opened {
         Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        // A link that leads nowhere is a file that should be there: what it takes away must not vanish with it.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && std::fs::symlink_metadata(path).is_err() => {
+            return Ok(None);
+        }
         Err(e) => return Err(failed(e)),
     };
     let meta = file.metadata().map_err(failed)?;
@@ -286,12 +299,17 @@ fn directory_profiles(request: &Request<'_>) -> Result<Vec<String>, ProfileError
         let place = |text: &Text| Place::new(&source, text.span());
         let path = expand_home(rule.path.get_ref(), request.home)
             .map_err(|e| ProfileError::Invalid { place: place(&rule.path), source: e.into() })?;
+        if rule.path.get_ref().contains('*') {
+            return Err(ProfileError::Invalid { place: place(&rule.path), source: Invalid::Wildcard });
+        }
+        // The current directory is known without symlinks.
+        let real = std::fs::canonicalize(&path).ok().and_then(|p| AbsPath::new(p).ok());
         for name in &rule.profiles {
             if find(name.get_ref(), request)?.is_none() {
                 let source = Invalid::Unknown(name.get_ref().clone());
                 return Err(ProfileError::Invalid { place: place(name), source });
             }
-            if request.directory.is_within(&path) {
+            if request.directory.is_within(&path) || real.as_ref().is_some_and(|r| request.directory.is_within(r)) {
                 found.push((path.clone(), name.get_ref().clone()));
             }
         }
@@ -312,7 +330,10 @@ pub(crate) fn expand_home(text: &str, home: &AbsPath) -> Result<AbsPath, crate::
 
 fn toml_error(source: &Source, error: &toml::de::Error) -> ProfileError {
     let span: Range<usize> = error.span().unwrap_or(0..0);
-    ProfileError::Invalid { place: Place::new(source, span), source: Invalid::Toml(error.message().trim().to_owned()) }
+    // A key may spell control characters as escapes, and the message quotes it.
+    let lines = error.message().trim().lines().map(|line| crate::path::printable(line.as_ref()));
+    let message = lines.collect::<Vec<_>>().join("\n");
+    ProfileError::Invalid { place: Place::new(source, span), source: Invalid::Toml(message) }
 }
 
 fn builtin_source(builtin: &Builtin) -> Source {
@@ -376,7 +397,7 @@ impl Loader<'_, '_> {
             let wanted = parent.get_ref();
             let invalid = |what| ProfileError::Invalid { place: Place::new(&source, parent.span()), source: what };
             // A user profile `claude` may extend the built-in `claude`.
-            let own_builtin = wanted == name && *source.name != *builtin::by_name(name).map_or("", |b| b.file);
+            let own_builtin = wanted == name && builtin::by_name(name).is_some_and(|b| *source.name != *b.file);
             if chain.contains(wanted) && !own_builtin {
                 return Err(invalid(Invalid::Cycle(format!("{} → {wanted}", chain.join(" → ")))));
             }

@@ -20,6 +20,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
 use nix::unistd::{Pid, getpgrp, getpid, tcgetpgrp, tcsetpgrp};
 
+use crate::env::Env;
 use crate::path::AbsPath;
 use crate::plan::{Plan, Tier};
 use crate::sandbox::{self, Command, Report, StartError, Supervised, sys};
@@ -56,21 +57,42 @@ pub enum Stdio {
 /// How long to wait for a lock that a program outside holds.
 const RETRY_MILLISECONDS: u16 = 100;
 
-/// Runs the agent to its end.
+/// Runs the agent to its end. `secrets` is what guard was started with; it is wiped when the agent starts.
 ///
 /// # Errors
-/// [`StartError`]: nothing of the agent has run.
-pub fn run(plan: &Plan, announce: Option<&str>, stdio: Stdio) -> Result<Outcome, StartError> {
+/// [`StartError`]: nothing of the agent has run, and this process is as it was, so that another plan can be tried.
+pub fn run(plan: &Plan, announce: Option<&str>, stdio: Stdio, secrets: &mut Env) -> Result<Outcome, StartError> {
+    let mut mask = SigSet::empty();
+    sigprocmask(SigmaskHow::SIG_BLOCK, None, Some(&mut mask)).map_err(|e| error("cannot read the signal mask", e))?;
+    let result = attempt(plan, announce, stdio, secrets);
+    if result.is_err() {
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None).map_err(|e| error("cannot restore signals", e))?;
+    }
+    result
+}
+
+fn attempt(plan: &Plan, announce: Option<&str>, stdio: Stdio, secrets: &mut Env) -> Result<Outcome, StartError> {
     sandbox::prepare(plan)?;
     let mut keeper = Keeper::new(plan);
     keeper.round();
     let terminal = Terminal::remember();
-    let supervised = sandbox::start(plan, announce)?;
-    let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0);
+    let supervised = sandbox::start(plan, announce, secrets)?;
     if plan.tier == Tier::Landlock {
         // Should the supervisor be killed, what is left comes here.
         sys::prctl(libc::PR_SET_CHILD_SUBREAPER, 1).map_err(|e| error("cannot become the subreaper", e))?;
     }
+    let ended = wait(&supervised, &mut keeper, stdio, secrets)?;
+    terminal.restore(ended);
+    keeper.last_round();
+    let appeared =
+        plan.absent.iter().map(|(path, _)| path).filter(|p| fs::symlink_metadata(p).is_ok()).cloned().collect();
+    Ok(Outcome { ended, appeared, unkept: keeper.unkept })
+}
+
+/// The agent runs: nobody may look into this process, and what it need not know any more it forgets.
+fn settle(stdio: Stdio, secrets: &mut Env) -> Result<(), StartError> {
+    secrets.wipe();
+    sys::prctl(libc::PR_SET_DUMPABLE, 0).map_err(|e| error("cannot close this process to others", e))?;
     // Standard error stays, for what there is to say at the end.
     if stdio == Stdio::Release
         && let Ok(null) = fs::File::options().read(true).write(true).open("/dev/null")
@@ -79,19 +101,19 @@ pub fn run(plan: &Plan, announce: Option<&str>, stdio: Stdio) -> Result<Outcome,
             sys::replace_fd(null.as_fd(), standard).map_err(|e| error("cannot let go of the terminal", e))?;
         }
     }
-    let ended = wait(&supervised, &mut keeper)?;
-    terminal.restore(ended);
-    keeper.last_round();
-    let appeared =
-        plan.absent.iter().map(|(path, _)| path).filter(|p| fs::symlink_metadata(p).is_ok()).cloned().collect();
-    Ok(Outcome { ended, appeared, unkept: keeper.unkept })
+    Ok(())
 }
 
 fn error(what: &str, source: Errno) -> StartError {
     StartError { what: what.into(), source, lost: None, exit_code: 125 }
 }
 
-fn wait(supervised: &Supervised, keeper: &mut Keeper<'_>) -> Result<Ended, StartError> {
+fn wait(
+    supervised: &Supervised,
+    keeper: &mut Keeper<'_>,
+    stdio: Stdio,
+    secrets: &mut Env,
+) -> Result<Ended, StartError> {
     let signals = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|e| error("cannot read signals", e))?;
     loop {
@@ -118,6 +140,7 @@ fn wait(supervised: &Supervised, keeper: &mut Keeper<'_>) -> Result<Ended, Start
                     end(supervised);
                     return Err(failure);
                 }
+                Ok(Some(Report::Started)) => settle(stdio, secrets)?,
                 Ok(Some(Report::Stopped(signal))) => {
                     stop(signal, &signals);
                     supervised.tell(Command::Signal(libc::SIGCONT));

@@ -27,6 +27,7 @@ use self::check::{Sandboxed, check};
 use self::wire::Channel;
 pub use self::wire::{Command, Report, StartError};
 use super::sys::{self, Fork};
+use crate::env::Env;
 use crate::host::{Capability, NamespaceFault};
 use crate::path::AbsPath;
 use crate::plan::{Plan, Tier, What};
@@ -154,11 +155,12 @@ fn make_link(place: &AbsPath, target: &AbsPath) -> Result<(), StartError> {
 
 /// Starts the agent. `announce` is written to standard error by the agent's process once every check has passed.
 ///
-/// All signals are blocked when this returns; the caller reads them from a descriptor.
+/// The variables guard was started with (`secrets`) are wiped in the new processes; the caller wipes its own copy
+/// once it needs no other plan. All signals are blocked when this returns; the caller reads them from a descriptor.
 ///
 /// # Errors
 /// [`StartError`] when not even the supervising process could be made. Everything later comes as a [`Report`].
-pub fn start(plan: &Plan, announce: Option<&str>) -> Result<Supervised, StartError> {
+pub fn start(plan: &Plan, announce: Option<&str>, secrets: &mut Env) -> Result<Supervised, StartError> {
     let broken = |what: &str| {
         let what = what.to_owned();
         move |e| StartError::new(what, e)
@@ -180,6 +182,8 @@ pub fn start(plan: &Plan, announce: Option<&str>) -> Result<Supervised, StartErr
         Ok(Fork::Parent(pid)) => Ok(Supervised { pid, channel: ours }),
         Ok(Fork::Child) => {
             drop(ours);
+            // This process lives inside as long as the agent does, and never execs.
+            secrets.wipe();
             supervisor(plan, announce, &theirs, &mask)
         }
         Err(e) => {
@@ -221,7 +225,7 @@ pub fn try_namespaces(uid: u32, gid: u32) -> Result<bool, StartError> {
             match report.map_err(broken)? {
                 Some(Report::Ended(overlay)) => Ok(overlay == 1),
                 Some(Report::Failed(error)) => Err(error),
-                Some(Report::Stopped(_)) | None => Err(broken(Errno::ECONNRESET)),
+                Some(Report::Started | Report::Stopped(_)) | None => Err(broken(Errno::ECONNRESET)),
             }
         }
     }
@@ -304,7 +308,7 @@ fn launch(plan: &Plan, announce: Option<&str>, channel: &Channel, mask: &SigSet)
             Ok(pid)
         }
         Fork::Child => {
-            let Err(error) = agent(plan, announce, mask);
+            let Err(error) = agent(plan, announce, channel, mask);
             let _ = channel.report(&Report::Failed(error));
             sys::exit_now(125)
         }
@@ -312,13 +316,15 @@ fn launch(plan: &Plan, announce: Option<&str>, channel: &Channel, mask: &SigSet)
 }
 
 /// The agent's process up to the moment it becomes the agent.
-fn agent(plan: &Plan, announce: Option<&str>, mask: &SigSet) -> Result<Infallible, StartError> {
+fn agent(plan: &Plan, announce: Option<&str>, channel: &Channel, mask: &SigSet) -> Result<Infallible, StartError> {
     let proof = check(plan)?;
     limit(plan)?;
     if let Some(line) = announce {
         // A terminal that is gone is no reason not to start.
         let _ = nix::unistd::write(io::stderr(), line.as_bytes());
     }
+    // A parent that is gone has no use for it, and takes this process with it.
+    let _ = channel.report(&Report::Started);
     sys::restore_dispositions().map_err(|e| StartError::new("cannot restore signals", e))?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None).map_err(|e| StartError::new("cannot restore signals", e))?;
     execute(plan, proof)

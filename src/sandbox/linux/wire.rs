@@ -14,6 +14,8 @@ use crate::host::{Capability, NamespaceFault};
 pub enum Report {
     /// The start failed before the agent ran.
     Failed(StartError),
+    /// Every check has passed; the next thing is the agent itself.
+    Started,
     /// The agent was stopped by this signal.
     Stopped(i32),
     /// The agent has ended, with this wait status; nothing of it is left.
@@ -116,6 +118,7 @@ impl AsFd for Channel {
 fn encode(report: &Report) -> Vec<u8> {
     let (kind, number) = match report {
         Report::Failed(error) => (b'F', error.source as i32),
+        Report::Started => (b'R', 0),
         Report::Stopped(signal) => (b'S', *signal),
         Report::Ended(status) => (b'E', *status),
     };
@@ -145,6 +148,7 @@ fn decode(bytes: &[u8]) -> Option<Report> {
     let number = |at: usize| Some(i32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     let value = number(1)?;
     Some(match bytes.first()? {
+        b'R' => Report::Started,
         b'S' => Report::Stopped(value),
         b'E' => Report::Ended(value),
         b'F' => {
@@ -175,6 +179,7 @@ mod tests {
             Report::Failed(StartError { exit_code: 127, ..error.clone() }),
             Report::Failed(error.clone().losing(Capability::Overlay)),
             Report::Failed(error.losing(Capability::Namespaces(NamespaceFault::ProcMasked(Errno::EPERM)))),
+            Report::Started,
             Report::Stopped(19),
             Report::Ended(256),
         ] {
