@@ -17,6 +17,12 @@ pub(super) fn run(args: RunArgs, mut env: Env, cwd: io::Result<PathBuf>) -> u8 {
     let mut command = args.command.into_iter();
     let name = command.next().expect("clap demands a command");
     let rest: Vec<OsString> = command.collect();
+    if name.as_encoded_bytes().starts_with(b"-") {
+        // clap takes everything from the first word it does not know for the command.
+        let error = io::Error::other(format!("there is no option {}", crate::path::printable(&name)));
+        out::error(colour, &error, None, Some("`guard run --help` lists the options; they come before the command"));
+        return GUARD_FAILED;
+    }
     if args.unsandboxed {
         return unsandboxed(&name, rest, &env, args.quiet);
     }

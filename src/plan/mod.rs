@@ -7,6 +7,8 @@
 mod filter;
 mod gap;
 mod ruleset;
+#[cfg(test)]
+mod tests;
 mod verdict;
 mod view;
 

@@ -209,6 +209,9 @@ impl Plan {
 
     /// Writing to what does not exist: creating it in the directory above.
     fn create(&self, tree: &dyn Tree, dir: &AbsPath, path: &AbsPath) -> Verdict {
+        if matches!(self.there(tree, dir), There::Outside(entry) if entry.kind != Kind::Dir) {
+            return self.nothing(path);
+        }
         match self.judge(tree, Act::Write, dir) {
             Verdict::Absent(_) => self.nothing(path),
             verdict => verdict,
@@ -313,6 +316,9 @@ impl Plan {
                 let Some(dir) = path.parent().and_then(|dir| follow(tree, &dir, |_| false).ok()) else {
                     return Verdict::Absent(None);
                 };
+                if dir.entry.kind != Kind::Dir {
+                    return Verdict::Absent(None);
+                }
                 let verdict = self.verdict_flat(tree, Act::Write, &dir.real);
                 return match verdict {
                     Verdict::Absent(_) => Verdict::Absent(None),

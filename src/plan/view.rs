@@ -61,8 +61,15 @@ pub(super) fn build(
     subject: &Subject<'_>,
     tier: Tier,
 ) -> Result<View, Refusal> {
-    let mut builder =
-        Builder { policy, tree, subject, view: View::default(), symlinks: BTreeMap::new(), stand_ins: Vec::new(), writable: Vec::new() };
+    let mut builder = Builder {
+        policy,
+        tree,
+        subject,
+        view: View::default(),
+        symlinks: BTreeMap::new(),
+        stand_ins: Vec::new(),
+        writable: Vec::new(),
+    };
     builder.rules()?;
     builder.program();
     builder.sockets();
@@ -102,23 +109,24 @@ impl Builder<'_> {
     }
 
     fn rules(&mut self) -> Result<(), Refusal> {
-        // Withheld things by their real paths, so that no link elsewhere leads a grant into them.
+        // A linked ~/.claude is writable by its real path, and links in it may be the agent's own.
+        let writes = self.policy.rules.iter().filter(|(_, r)| matches!(r.access, Access::Write | Access::State));
+        self.writable = writes
+            .filter_map(|(path, _)| follow(self.tree, path, |_| false).ok())
+            .filter(|found| !found.links.is_empty() && !self.subject.account.home.is_within(&found.real))
+            .map(|found| found.real)
+            .collect();
+        // Withheld things by their real paths, so that no link elsewhere leads a grant into them. An agent's own link
+        // does not say what they are.
         let withheld: Vec<(AbsPath, AbsPath, bool)> = self
             .policy
             .rules
             .iter()
             .filter(|(_, rule)| rule.access == Access::Deny)
             .map(|(path, rule)| {
-                let real = follow(self.tree, path, |_| false).map_or_else(|_| path.clone(), |found| found.real);
+                let real = self.follow(path).map_or_else(|_| path.clone(), |found| found.real);
                 (path.clone(), real, rule.terminal)
             })
-            .collect();
-        // A linked ~/.claude is writable by its real path, and links in it may be the agent's own.
-        let writes = self.policy.rules.iter().filter(|(_, r)| matches!(r.access, Access::Write | Access::State));
-        self.writable = writes
-            .filter_map(|(path, _)| follow(self.tree, path, |_| false).ok())
-            .filter(|found| !found.links.is_empty())
-            .map(|found| found.real)
             .collect();
         let astray = |path: &AbsPath, rule: &Rule, real: &AbsPath| {
             rule.access.grants()
@@ -502,6 +510,8 @@ impl Builder<'_> {
                     match (item.access, item.dir) {
                         // An agent finds no lock of a daemon outside in a masked directory, and may start its own.
                         (Access::Mask, true) => What::Tmpfs { bytes: MASK_BYTES, mode: 0o700 },
+                        // What a more specific rule grants in it needs a place and a way there.
+                        (_, true) if self.grants_below(at) => What::Tmpfs { bytes: MASK_BYTES, mode: 0o700 },
                         (Access::Mask, false) => What::EmptyFile(Hidden::Masked),
                         (_, true) => What::EmptyDir(Hidden::Denied),
                         (_, false) => What::EmptyFile(Hidden::Denied),
@@ -527,6 +537,10 @@ impl Builder<'_> {
         if !caches.is_empty() {
             self.view.gaps.push(Gap::Caches(caches));
         }
+    }
+
+    fn grants_below(&self, dir: &AbsPath) -> bool {
+        self.view.items.iter().any(|(at, item)| at != dir && at.is_within(dir) && item.access.grants())
     }
 
     fn writable_above(&self, path: &AbsPath, mounts: &BTreeMap<AbsPath, (What, Origin)>) -> bool {
