@@ -159,6 +159,8 @@ pub struct Places {
     pub project: Option<AbsPath>,
     /// Git directories of the project that lie outside of it: of a linked worktree or a submodule.
     pub git: Vec<AbsPath>,
+    /// guard's own binary, which no layer lets the agent replace.
+    pub guard: Option<AbsPath>,
 }
 
 /// What is meant, before asking what this machine can do.
@@ -264,6 +266,10 @@ pub fn resolve(layers: &[Layer], agent: &str, places: &Places) -> Result<Policy,
         }
     }
     withhold_project(&mut policy, places, unnamed.as_ref());
+    if let Some(guard) = &places.guard {
+        let rule = Rule { access: Access::Protect, origin: Origin::text("guard itself"), terminal: true };
+        policy.rules.insert(guard.clone(), rule);
+    }
     uphold_terminal(&mut policy);
     Ok(policy)
 }
@@ -538,3 +544,6 @@ fn parse_size(text: &str) -> Option<u64> {
     }
     digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
+
+#[cfg(test)]
+mod tests;

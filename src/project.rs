@@ -24,6 +24,8 @@ pub struct Project {
     pub git: Vec<AbsPath>,
     /// Names in the top directory and the current one, for finding toolchains.
     pub markers: Vec<String>,
+    /// The owner of the top directory.
+    pub owner: u32,
     /// How many directories in the top one are git repositories, when it is none itself.
     pub repositories_below: usize,
 }
@@ -62,7 +64,14 @@ impl Project {
     pub fn find(cwd: io::Result<PathBuf>, account: &Account) -> Result<Self, ProjectError> {
         let cwd = AbsPath::new(cwd.map_err(ProjectError::Cwd)?)?;
         let meta = fs::metadata(&cwd).map_err(ProjectError::Cwd)?;
-        let none = Self { cwd: cwd.clone(), root: None, git: Vec::new(), markers: Vec::new(), repositories_below: 0 };
+        let none = Self {
+            cwd: cwd.clone(),
+            root: None,
+            git: Vec::new(),
+            markers: Vec::new(),
+            owner: account.uid,
+            repositories_below: 0,
+        };
         let system = SYSTEM.iter().any(|s| cwd.is_within(&AbsPath::known(s)));
         let above_home = account.home.is_within(&cwd) || account.anchor.is_within(&cwd);
         if system || above_home {
@@ -76,7 +85,8 @@ impl Project {
             markers.extend(names(&cwd));
         }
         let repositories_below = if top.is_some() { 0 } else { count_repositories(&root, &markers) };
-        Ok(Self { root: Some(root), git, markers, repositories_below, ..none })
+        let owner = fs::metadata(&root).map_err(ProjectError::Cwd)?.uid();
+        Ok(Self { root: Some(root), git, markers, owner, repositories_below, ..none })
     }
 }
 

@@ -162,7 +162,8 @@ pub fn policy(account: &Account, project: &Project, agent: &str, wishes: &Wishes
         managed: Path::new(MANAGED),
     };
     let layers = crate::profile::load(request)?;
-    let places = Places { home: account.home.clone(), project: project.root.clone(), git: project.git.clone() };
+    let guard = std::env::current_exe().ok().and_then(|path| AbsPath::new(path).ok());
+    let places = Places { home: account.home.clone(), project: project.root.clone(), git: project.git.clone(), guard };
     Ok(crate::policy::resolve(&layers, agent, &places)?)
 }
 

@@ -89,6 +89,13 @@ fn start_line(start: &Start, plan: &Plan, colour: Colour) -> String {
     if start.project.root.is_none() {
         line += &colour.warn(" · no project here: the home is a private one");
     }
+    // Without capabilities root writes only what the mode lets anybody write.
+    if start.project.owner != start.account.uid {
+        line += &colour.warn(&format!(
+            " · the project belongs to uid {}, the agent is uid {}",
+            start.project.owner, start.account.uid
+        ));
+    }
     // More than this in one directory is somebody's whole work.
     if start.project.repositories_below > 2 {
         line += &colour.warn(&format!(" · {} repositories below are granted", start.project.repositories_below));

@@ -235,14 +235,8 @@ pub struct Plan {
 /// [`Refusal`]: what must hold and cannot on this host, or a start that makes no sense.
 pub fn make(policy: &Policy, host: &Host, tree: &dyn Tree, subject: &Subject<'_>) -> Result<Plan, Refusal> {
     let tier = tier(policy, host, subject.tier)?;
-    if let (None, AbsPathIn::Denied(origin)) = (&subject.project.root, cwd_rule(policy, subject.project)) {
+    if let Some(origin) = withheld(policy, subject.project) {
         return Err(Refusal::DeniedDirectory { cwd: subject.project.cwd.clone(), origin });
-    }
-    if let Some(root) = &subject.project.root
-        && let Some((_, rule)) = policy.rule(root)
-        && rule.access == crate::policy::Access::Deny
-    {
-        return Err(Refusal::DeniedDirectory { cwd: root.clone(), origin: rule.origin.clone() });
     }
     let mut view = view::build(policy, host, tree, subject, tier)?;
     let env = environment(policy, subject, tier, &view);
@@ -285,16 +279,15 @@ pub(crate) fn inside_home(tier: Tier, subject: &Subject<'_>) -> AbsPath {
     }
 }
 
-enum AbsPathIn {
-    Denied(Origin),
-    Open,
-}
-
-fn cwd_rule(policy: &Policy, project: &Project) -> AbsPathIn {
-    match policy.rule(&project.cwd) {
-        Some((_, rule)) if rule.access == crate::policy::Access::Deny => AbsPathIn::Denied(rule.origin.clone()),
-        Some(_) | None => AbsPathIn::Open,
-    }
+/// Who withholds the place a start is about. A project is granted by where the user stands; standing among
+/// credentials does not make them one.
+fn withheld(policy: &Policy, project: &Project) -> Option<Origin> {
+    let top = project.root.as_ref().unwrap_or(&project.cwd);
+    let denied = |path: &AbsPath| match policy.rule(path) {
+        Some((_, rule)) if rule.access == crate::policy::Access::Deny => Some(rule.origin.clone()),
+        Some(_) | None => None,
+    };
+    denied(&project.cwd).or_else(|| denied(top)).or_else(|| top.parent().as_ref().and_then(denied))
 }
 
 fn tier(policy: &Policy, host: &Host, forced: Option<Tier>) -> Result<Tier, Refusal> {

@@ -170,19 +170,11 @@ fn replace(file: &AbsPath, value: Option<&Value>, mode: u32) -> io::Result<()> {
 fn write_whole(file: &AbsPath, bytes: &[u8], mode: u32) -> io::Result<()> {
     let parent = file.parent().expect("a file in a directory");
     let name = file.file_name().expect("a file in a directory").to_string_lossy().into_owned();
-    let temporary = parent.join(format!("{name}.tmp.{}.guard", std::process::id()));
-    let result = (|| {
-        let mut out = File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(mode)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&temporary)?;
-        out.write_all(bytes)?;
-        out.sync_data()?;
-        fs::rename(&temporary, file)
-    })();
+    // The copy's directory is the agent's too: the name is new, or what waits there could be a FIFO or a link.
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    let temporary = parent.join(format!("{name}.tmp.{}.{now:x}", std::process::id()));
+    let mut out = File::options().write(true).create_new(true).mode(mode).open(&temporary)?;
+    let result = out.write_all(bytes).and_then(|()| out.sync_data()).and_then(|()| fs::rename(&temporary, file));
     if result.is_err() {
         let _ = fs::remove_file(&temporary);
     }

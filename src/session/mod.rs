@@ -128,12 +128,7 @@ fn wait(
             Err(e) => return Err(error("cannot wait for the agent", e)),
         }
         let ready: Vec<bool> = polled.iter().map(|fd| fd.any().unwrap_or(false)).collect();
-        while let Ok(Some(info)) = signals.read_signal() {
-            let signal = info.ssi_signo as i32;
-            if is_for_agent(signal, info.ssi_code) {
-                supervised.tell(Command::Signal(signal));
-            }
-        }
+        pass_on(&signals, supervised);
         if ready[0] {
             match supervised.report() {
                 Ok(Some(Report::Failed(failure))) => {
@@ -142,7 +137,7 @@ fn wait(
                 }
                 Ok(Some(Report::Started)) => settle(stdio, secrets)?,
                 Ok(Some(Report::Stopped(signal))) => {
-                    stop(signal, &signals);
+                    stop(signal, &signals, supervised);
                     supervised.tell(Command::Signal(libc::SIGCONT));
                 }
                 Ok(Some(Report::Ended(status))) => {
@@ -158,6 +153,16 @@ fn wait(
         }
         if keeper.busy || ready.get(2).copied().unwrap_or(false) {
             keeper.changed();
+        }
+    }
+}
+
+/// Reads what signals there are, and tells the supervisor of those that were meant for the agent.
+fn pass_on(signals: &SignalFd, supervised: &Supervised) {
+    while let Ok(Some(info)) = signals.read_signal() {
+        let signal = info.ssi_signo as i32;
+        if is_for_agent(signal, info.ssi_code) {
+            supervised.tell(Command::Signal(signal));
         }
     }
 }
@@ -205,14 +210,14 @@ fn end(supervised: &Supervised) -> i32 {
 }
 
 /// Stops this process as the agent was stopped, so that the shell sees its job stop. Returns when it is continued.
-fn stop(signal: i32, signals: &SignalFd) {
+fn stop(signal: i32, signals: &SignalFd, supervised: &Supervised) {
     let by = match signal {
         libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU if !sys::is_ignored(signal) => signal,
         _ => libc::SIGSTOP,
     };
     let Ok(by) = Signal::try_from(by) else { return };
-    // The terminal's own copies of the signal are done with.
-    while let Ok(Some(_)) = signals.read_signal() {}
+    // The terminal's own copy of the signal is done with.
+    pass_on(signals, supervised);
     let _ = kill(getpid(), by);
     let only = SigSet::from(by);
     // Unblocking delivers it: this process stops here.

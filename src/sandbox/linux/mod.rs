@@ -99,7 +99,7 @@ pub fn prepare(plan: &Plan) -> Result<(), StartError> {
                 make_dir(&store.session.join(dir))?;
             }
             for (place, target) in &plan.links {
-                make_link(place, target)?;
+                make_link(place, target, &store.flat_home)?;
             }
         }
     }
@@ -125,13 +125,14 @@ fn make_file(path: &AbsPath, content: &[u8]) -> Result<(), StartError> {
 }
 
 /// Makes a link in the sandbox home; what an agent left in its place is moved aside.
-fn make_link(place: &AbsPath, target: &AbsPath) -> Result<(), StartError> {
+fn make_link(place: &AbsPath, target: &AbsPath, home: &AbsPath) -> Result<(), StartError> {
     if fs::read_link(place).is_ok_and(|text| text == target.as_path()) {
         return Ok(());
     }
     let parent = place.parent().expect("a path below the sandbox home");
     // What an agent left in the way above is its own: a link there would lead this one out of the sandbox home.
-    for dir in parent.ancestors().collect::<Vec<_>>().into_iter().rev() {
+    let above: Vec<AbsPath> = parent.ancestors().filter(|dir| dir != home && dir.is_within(home)).collect();
+    for dir in above.into_iter().rev() {
         match fs::symlink_metadata(&dir) {
             Ok(meta) if !meta.is_dir() => fs::remove_file(&dir).map_err(failed("move aside", &dir))?,
             Ok(_) | Err(_) => {}
