@@ -319,8 +319,12 @@ fn merge_files(
                 return Err(layer.invalid(text, Invalid::TooWide));
             }
             let floor = matches!(layer.kind, LayerKind::Terminal | LayerKind::ManagedFloor);
-            // A floor's mask must not take the place of a deny.
-            if floor && policy.rules.get(&path).is_some_and(|rule| rule.access > access) {
+            // A floor's mask must not take the place of a deny; the deny becomes the floor's.
+            if floor
+                && let Some(rule) = policy.rules.get_mut(&path)
+                && rule.access > access
+            {
+                rule.terminal = true;
                 continue;
             }
             policy.rules.insert(path, Rule { access, origin: layer.origin(text), terminal: floor });

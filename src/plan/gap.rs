@@ -124,7 +124,7 @@ impl fmt::Display for Gap {
 }
 
 /// The gaps that follow from the tier and the kernel.
-pub(super) fn of_host(tier: Tier, host: &Host, policy: &Policy) -> Vec<Gap> {
+pub(super) fn of_host(tier: Tier, host: &Host, policy: &Policy, uid: u32) -> Vec<Gap> {
     let mut gaps = Vec::new();
     let abi = host.landlock_abi;
     let own_network = tier == Tier::Full && policy.network.0 == NetworkMode::None;
@@ -142,10 +142,11 @@ pub(super) fn of_host(tier: Tier, host: &Host, policy: &Policy) -> Vec<Gap> {
         if abi < 5 {
             gaps.push(Gap::DeviceIoctl);
         }
-        if policy.resources.processes.is_some() {
-            // Without a user namespace the limit counts all of the user's processes, and would hit them.
-            gaps.push(Gap::Limit("processes"));
-        }
+    }
+    // Without a user namespace the limit counts all of the user's processes, and would hit them; root is exempt from
+    // it (copy_process in kernel/fork.c).
+    if policy.resources.processes.is_some() && (tier == Tier::Landlock || uid == 0) {
+        gaps.push(Gap::Limit("processes"));
     }
     if abi < 6 && !own_network {
         gaps.push(Gap::AbstractSockets);

@@ -243,7 +243,7 @@ pub fn make(policy: &Policy, host: &Host, tree: &dyn Tree, subject: &Subject<'_>
     let ruleset = ruleset::build(&view, host.landlock_abi, subject, tier);
     let filter = filter_rules(tier, policy.network.0);
     let mut gaps = std::mem::take(&mut view.gaps);
-    gaps.extend(gap::of_host(tier, host, policy));
+    gaps.extend(gap::of_host(tier, host, policy, subject.account.uid));
     let mut argv = vec![subject.program.typed.clone()];
     argv.extend(policy.sandbox_args.iter().map(OsString::from));
     argv.extend(subject.args.iter().cloned());
@@ -279,15 +279,15 @@ pub(crate) fn inside_home(tier: Tier, subject: &Subject<'_>) -> AbsPath {
     }
 }
 
-/// Who withholds the place a start is about. A project is granted by where the user stands; standing among
-/// credentials does not make them one.
+/// Who withholds the place a start is about. Below a withheld directory the policy has no rule for the project, unless
+/// a layer names it: standing among credentials does not make them one.
 fn withheld(policy: &Policy, project: &Project) -> Option<Origin> {
     let top = project.root.as_ref().unwrap_or(&project.cwd);
     let denied = |path: &AbsPath| match policy.rule(path) {
         Some((_, rule)) if rule.access == crate::policy::Access::Deny => Some(rule.origin.clone()),
         Some(_) | None => None,
     };
-    denied(&project.cwd).or_else(|| denied(top)).or_else(|| top.parent().as_ref().and_then(denied))
+    denied(&project.cwd).or_else(|| denied(top))
 }
 
 fn tier(policy: &Policy, host: &Host, forced: Option<Tier>) -> Result<Tier, Refusal> {

@@ -9,7 +9,7 @@ use crate::profile::{Source, parse};
 const HOME: &str = "/home/ana";
 
 fn places() -> Places {
-    Places { home: AbsPath::known(HOME), project: Some(AbsPath::known("/home/ana/p")), git: Vec::new() }
+    Places { home: AbsPath::known(HOME), project: Some(AbsPath::known("/home/ana/p")), git: Vec::new(), guard: None }
 }
 
 fn layer(kind: LayerKind, text: &str) -> Layer {
@@ -308,7 +308,7 @@ fn the_project_opens_nothing_below_a_deny() {
         ("/home/ana/p", "", 3),
         ("/home/ana/.aws", "", 0),
         ("/home/ana/.aws/sso", "", 0),
-        ("/home/ana/.aws/sso", "[fs]\nwrite = [\"~/.aws/sso\"]", 3),
+        ("/home/ana/.aws/sso", "[fs]\n\nwrite = [\"~/.aws/sso\"]", 3),
         ("/home/ana/.aws/sso", "[fs]\nread = [\"~/.aws\"]", 3),
         ("/home/ana/w/secret", "[fs]\ndeny = [\"~/w\"]", 0),
         ("/home/ana/w/ok/p", "[fs]\ndeny = [\"~/w\"]\nread = [\"~/w/ok\"]", 3),

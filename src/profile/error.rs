@@ -208,7 +208,7 @@ pub fn nearest<'a>(wrong: &str, candidates: impl Iterator<Item = &'a str>) -> Op
     candidates
         .map(|c| (distance(wrong, c), c))
         .filter(|(d, c)| *d <= (c.len().max(wrong.len()) / 2).max(1))
-        .min()
+        .min_by_key(|(d, _)| *d)
         .map(|(_, c)| c)
 }
 

@@ -413,3 +413,6 @@ impl Loader<'_, '_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

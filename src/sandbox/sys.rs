@@ -19,10 +19,18 @@ pub type Result<T> = std::result::Result<T, Errno>;
 
 static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
 static SIGCHLD_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
+static SIGXFSZ_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
+
+/// The signals whose handling guard changes for itself, and what its caller had.
+const REMEMBERED: [(c_int, &AtomicBool); 3] = [
+    (libc::SIGPIPE, &SIGPIPE_WAS_IGNORED),
+    (libc::SIGCHLD, &SIGCHLD_WAS_IGNORED),
+    (libc::SIGXFSZ, &SIGXFSZ_WAS_IGNORED),
+];
 
 /// Rust's start-up sets SIGPIPE to be ignored; the agent must inherit what guard's caller had.
 extern "C" fn remember_dispositions() {
-    for (signal, memory) in [(libc::SIGPIPE, &SIGPIPE_WAS_IGNORED), (libc::SIGCHLD, &SIGCHLD_WAS_IGNORED)] {
+    for (signal, memory) in REMEMBERED {
         // SAFETY: an all-zero sigaction is a valid value, and the kernel only writes to it.
         let old = unsafe {
             let mut old: libc::sigaction = std::mem::zeroed();
@@ -33,18 +41,20 @@ extern "C" fn remember_dispositions() {
         };
         memory.store(old.sa_sigaction == libc::SIG_IGN, Ordering::Relaxed);
     }
+    // A limit on file sizes must fail a write of guard's with EFBIG, not kill guard.
+    let _ = set_disposition(libc::SIGXFSZ, libc::SIG_IGN);
 }
 
 #[used]
 #[unsafe(link_section = ".init_array")]
 static REMEMBER_DISPOSITIONS: extern "C" fn() = remember_dispositions;
 
-/// Puts SIGPIPE and SIGCHLD back to what guard's caller had, for the agent.
+/// Puts SIGPIPE, SIGCHLD and SIGXFSZ back to what guard's caller had, for the agent.
 ///
 /// # Errors
 /// The system's errno.
 pub fn restore_dispositions() -> Result<()> {
-    for (signal, ignored) in [(libc::SIGPIPE, &SIGPIPE_WAS_IGNORED), (libc::SIGCHLD, &SIGCHLD_WAS_IGNORED)] {
+    for (signal, ignored) in REMEMBERED {
         let handler = if ignored.load(Ordering::Relaxed) { libc::SIG_IGN } else { libc::SIG_DFL };
         set_disposition(signal, handler)?;
     }

@@ -69,6 +69,7 @@ impl Scene {
                 git: Vec::new(),
                 markers: Vec::new(),
                 repositories_below: 0,
+                owner: 1000,
             },
             env: Env::new([("PATH".into(), "/usr/bin".into())]),
             tier: None,

@@ -99,7 +99,7 @@ fn a_directory_nothing_grants_is_refused_with_the_flag() {
         .at("/home/ana/p/private", Some(PROJECT))
         .make()
         .unwrap_err();
-    assert!(matches!(refusal, Refusal::DirectoryNotVisible(_)), "{refusal}");
+    assert!(matches!(refusal, Refusal::DeniedDirectory { .. }), "{refusal}");
 }
 
 #[test]
