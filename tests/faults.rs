@@ -181,7 +181,8 @@ fn names(world: &World) -> BTreeSet<String> {
 /// agent's state with what its profile makes there.
 fn expected(name: &str) -> bool {
     let below = name.strip_prefix("/home/ana/").or(name.strip_prefix("/root/")).unwrap_or(name);
-    below.starts_with(".local/share/guard") || [".local", ".local/share", "src/app/marker"].contains(&below)
+    below.starts_with(".local/share/guard")
+        || [".local", ".local/share", "src/app/marker"].contains(&below)
         || below.starts_with(".claude/")
         || below == ".claude"
 }
@@ -242,7 +243,9 @@ fn inject(user: User, tier: &str) {
     let counts: BTreeMap<String, u64> = plain
         .report
         .into_iter()
-        .filter(|(name, _)| !["answered", "agent", "left", "hung", "rt_sigreturn", "exit_group"].contains(&name.as_str()))
+        .filter(|(name, _)| {
+            !["answered", "agent", "left", "hung", "rt_sigreturn", "exit_group"].contains(&name.as_str())
+        })
         .collect();
     let mut faults = Vec::new();
     for (call, count) in counts {
@@ -256,7 +259,9 @@ fn inject(user: User, tier: &str) {
         let most = match call.as_str() {
             "prctl" | "capset" | "capget" | "seccomp" | "clone" | "landlock_restrict_self" | "fsopen" | "dup2" => 64,
             "statx" | "newfstatat" | "openat" | "read" | "readlink" | "getdents64" => 40,
-            "openat2" | "open_tree" | "mount_setattr" | "move_mount" | "landlock_add_rule" | "fsconfig" | "fsmount" => 20,
+            "openat2" | "open_tree" | "mount_setattr" | "move_mount" | "landlock_add_rule" | "fsconfig" | "fsmount" => {
+                20
+            }
             _ => 8,
         };
         for nth in chosen(count, if user == User::Ana { most } else { most / 8 + 2 }) {
@@ -264,7 +269,7 @@ fn inject(user: User, tier: &str) {
             faults.push(Fault { call: call.clone(), nth: Some(nth), errno });
         }
     }
-    let next = AtomicUsize::new(0);
+    let (next, missed) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let wrong = Mutex::new(String::new());
     let survived: Mutex<BTreeMap<String, u64>> = Mutex::default();
     std::thread::scope(|scope| {
@@ -272,6 +277,11 @@ fn inject(user: User, tier: &str) {
             scope.spawn(|| {
                 while let Some(fault) = faults.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let outcome = start(user, tier, fault);
+                    // guard's three processes go on side by side: the call may come after the agent's exec this time.
+                    if outcome.report.get("answered") == Some(&0) {
+                        missed.fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    }
                     let (ran, why) = judge(tier, fault, &outcome);
                     if ran {
                         *survived.lock().unwrap().entry(fault.call.clone()).or_default() += 1;
@@ -285,7 +295,9 @@ fn inject(user: User, tier: &str) {
         }
     });
     let (wrong, survived) = (wrong.into_inner().unwrap(), survived.into_inner().unwrap());
-    println!("{} faults; the agent ran nevertheless after {survived:?}", faults.len());
+    let missed = missed.into_inner();
+    println!("{} faults, {missed} of them came too late; the agent ran after {survived:?}", faults.len());
+    assert!(missed * 10 < faults.len(), "{missed} of {} faults came too late to tell anything", faults.len());
     assert!(
         wrong.is_empty(),
         "as {}, {tier} tier, {} of {} faults:\n{wrong}",

@@ -67,6 +67,7 @@ impl Place {
     fn starts(&self, flags: &[&str]) {
         let output = self.run(flags, "cat ~/.ssh/id_ed25519; touch ran").success().expect_no("the key");
         assert!(self.world.exists(self.project.join("ran")), "it did not run\n{}", output.report());
+        fs::remove_file(self.host(self.project.join("ran"))).unwrap();
     }
 }
 
@@ -123,7 +124,9 @@ fn what_is_wrong_in_a_text_is_shown_where_it_is() {
 #[test]
 fn messages_carry_no_escape_sequences() {
     let place = Place::new(User::Ana);
-    for text in ["\"\\u001b]52;c;eA==\\u0007\" = 1\n", "extends = [\"\\u001b[2J\"]\n", "[fs]\nread = [\"\\u001b[2J\"]\n"] {
+    for text in
+        ["\"\\u001b]52;c;eA==\\u0007\" = 1\n", "extends = [\"\\u001b[2J\"]\n", "[fs]\nread = [\"\\u001b[2J\"]\n"]
+    {
         place.config(text);
         let output = place.run(&[], "touch ran").expect_code(125);
         assert!(!output.stderr().contains('\u{1b}'), "{}", output.report());
@@ -304,7 +307,8 @@ fn a_grant_in_something_denied_in_a_grant() {
             place.world.write(user, file, format!("in {file}\n"));
         }
         place.config("[fs]\nread = [\"~/docs\"]\ndeny = [\"~/docs/private\"]\nwrite = [\"~/docs/private/open\"]\n");
-        let script = "cat ~/docs/a.txt ~/docs/private/open/x && ! cat ~/docs/private/secret && echo y > ~/docs/private/open/y";
+        let script =
+            "cat ~/docs/a.txt ~/docs/private/open/x && ! cat ~/docs/private/secret && echo y > ~/docs/private/open/y";
         place.run(&[], script).success().expect_stdout("in docs/private/open/x").expect_no("in docs/private/secret");
         assert_eq!(place.world.read(user.path("docs/private/open/y")), "y\n");
     }
@@ -346,7 +350,8 @@ fn the_managed_policy_is_a_floor() {
                  [resources]\ntmp = \"1M\"\n"
             ),
         );
-        for flags in [&[][..], &["--require", "landlock"], &["--network", "open"], &["--read", &docs], &["--env", "CORP_X"]]
+        for flags in
+            [&[][..], &["--require", "landlock"], &["--network", "open"], &["--read", &docs], &["--env", "CORP_X"]]
         {
             with(&place, flags).expect_stdout("url= x=\n").expect_no("not for agents").expect_no("passed");
             let args: Vec<&str> = ["--dry-run", "--json"].iter().chain(flags).copied().collect();
@@ -391,7 +396,7 @@ fn a_managed_policy_that_is_not_sound_ends_every_start() {
     place.starts(&[]);
     // It counts only as root's, and unreadable is not absent.
     chown(&managed, Some(User::Ana.uid()), None).unwrap();
-    place.refuses(&[], &["managed.toml", "belongs to another user (uid 4242)"]);
+    place.refuses(&[], &["managed.toml", "belongs to another user (uid 4242)", "must belong to root"]);
     chown(&managed, Some(0), None).unwrap();
     fs::set_permissions(&managed, fs::Permissions::from_mode(0o666)).unwrap();
     place.refuses(&[], &["managed.toml", "other users may write to it"]);
@@ -403,7 +408,8 @@ fn a_managed_policy_that_is_not_sound_ends_every_start() {
 fn the_published_schema_is_the_parsers() {
     // The keys are compared in the library's own tests; this is that the command prints that schema.
     let place = Place::new(User::Ana);
-    let printed: serde_json::Value = serde_json::from_str(&place.guard(&["profile", "schema"]).success().stdout()).unwrap();
+    let printed: serde_json::Value =
+        serde_json::from_str(&place.guard(&["profile", "schema"]).success().stdout()).unwrap();
     let wanted = serde_json::to_value(schemars::schema_for!(guard::profile::Profile)).unwrap();
     assert_eq!(printed, wanted);
 }

@@ -261,11 +261,12 @@ impl Fixture {
         ] {
             self.link(target, project.join(name));
         }
-        // One more than the kernel follows, and as many as it follows.
+        // One more than the kernel follows, and many. Not just as many: its count goes on when it walks a second time
+        // (path_openat does not reset total_link_count), so that the last one fails now and then.
         for number in 0..41 {
             let target = if number == 0 { "README.md".to_owned() } else { format!("long{}", number - 1) };
             let link = self.world.symlink(self.user, target, project.join(format!("long{number}")));
-            if number >= 38 {
+            if number == 12 || number == 40 {
                 self.paths.push(link);
             }
         }
@@ -467,6 +468,23 @@ impl Fixture {
         }
     }
 
+    /// For a message: where the links of a path in the world lead.
+    fn leads_to(&self, path: &Path) -> String {
+        let mut at = path.to_owned();
+        let mut words = String::new();
+        while ["/home", "/root"].iter().any(|top| at.starts_with(top))
+            && words.len() < 300
+            && let Ok(target) = fs::read_link(self.host(&at))
+        {
+            at = at.parent().expect("below a home").join(target);
+            let _ = write!(words, " -> {at:?}");
+            if at.components().any(|part| part == std::path::Component::ParentDir) {
+                break;
+            }
+        }
+        words
+    }
+
     /// The paths that a verdict is promised for.
     fn list(&self) -> Vec<PathBuf> {
         let mut paths = self.paths.clone();
@@ -540,8 +558,9 @@ fn compare(user: User) {
                 let kernel = &done[act].0;
                 count += 1;
                 if (verdict == "ok") != (kernel == "ok") || verdict == "error" {
-                    let _ =
-                        writeln!(differences, "{tier} {act} {path:?}: the kernel says {kernel}; guard says {reason}");
+                    let link = fixture.leads_to(path);
+                    let words = format!("the kernel says {kernel}; guard says {reason}");
+                    let _ = writeln!(differences, "{tier} {act} {path:?}{link}: {words}");
                 }
             }
         }

@@ -154,20 +154,15 @@ fn nothing_said_grants_nothing() {
 
 /// How far a path is open: 0 not at all, 1 for reading, 2 with a private layer, 3 for writing.
 fn openness(policy: &Policy, path: &AbsPath) -> u8 {
-    for rule in path.prefixes().filter_map(|p| policy.rules.get(p)) {
-        match rule.access {
-            Access::Deny | Access::Mask => return 0,
-            Access::Read => return 1,
-            Access::Overlay => return 2,
-            Access::Write | Access::State => return 3,
-            // Read-only, if something above is open at all.
-            Access::Protect => {
-                let above = path.prefixes().filter_map(|p| policy.rules.get(p)).find(|r| r.access != Access::Protect);
-                return u8::from(above.is_some_and(|r| r.access.grants()));
-            }
-        }
+    let mut rules = path.prefixes().filter_map(|p| policy.rules.get(p)).map(|rule| rule.access);
+    match rules.next() {
+        Some(Access::Deny | Access::Mask) | None => 0,
+        Some(Access::Read) => 1,
+        Some(Access::Overlay) => 2,
+        Some(Access::Write | Access::State) => 3,
+        // Read-only, if something above is open at all.
+        Some(Access::Protect) => u8::from(rules.find(|a| *a != Access::Protect).is_some_and(Access::grants)),
     }
-    0
 }
 
 /// A row of numbers that is the same in every run.
@@ -264,7 +259,8 @@ fn what_a_floor_withholds_no_layer_opens() {
 
 #[test]
 fn a_managed_policy_grants_too_and_others_may_take_it_back() {
-    let text = "[fs]\nread = [\"/opt/corp\"]\n[env]\nallow = [\"CORP\"]\n[sockets]\ndocker = true\n[resources]\ntmp = \"1M\"";
+    let text =
+        "[fs]\nread = [\"/opt/corp\"]\n[env]\nallow = [\"CORP\"]\n[sockets]\ndocker = true\n[resources]\ntmp = \"1M\"";
     let policy = managed(text, &[]);
     assert_eq!(openness(&policy, &AbsPath::known("/opt/corp/x")), 1);
     assert!(policy.sockets.contains_key(&Socket::Docker));

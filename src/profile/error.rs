@@ -37,7 +37,7 @@ pub enum ProfileError {
         source: Invalid,
     },
     /// No such profile.
-    #[error("there is no profile named `{name}`")]
+    #[error("there is no profile named `{}`", crate::path::printable(name.as_ref()))]
     Unknown {
         /// The name asked for.
         name: String,
@@ -91,7 +91,7 @@ pub enum Invalid {
     #[error("profiles extend each other in a circle: {0}")]
     Cycle(String),
     /// A name in `extends` that no profile has.
-    #[error("there is no profile named `{0}`")]
+    #[error("there is no profile named `{}`", crate::path::printable(.0.as_ref()))]
     Unknown(String),
     /// A size that is not a number with an optional unit.
     #[error("a size is a number of bytes with an optional K, M or G, as in \"512M\"")]
@@ -168,6 +168,7 @@ impl ProfileError {
         match self {
             Self::Read { .. } => None,
             Self::Unfit { path, source } => match source {
+                Unfit::Owner(_) if path.starts_with("/etc") => Some("it must belong to root".to_owned()),
                 Unfit::Owner(_) => Some(format!("make it yours: `chown $(id -un) {}`", path.display())),
                 Unfit::Mode(_) => Some(format!("take others' write permission away: `chmod go-w {}`", path.display())),
                 Unfit::NotAFile | Unfit::TooLarge | Unfit::NotText => None,

@@ -430,11 +430,14 @@ fn required(schema: &Value, root: &Value) -> Vec<String> {
 /// leads into the table and out of it.
 fn compare(schema: &Value, root: &Value, before: &str, after: &str, seen: &mut Vec<String>) {
     let table = resolved(schema, root);
-    assert_eq!(table["additionalProperties"], false, "{before}: the schema must refuse unknown keys, as the parser does");
+    assert_eq!(
+        table["additionalProperties"], false,
+        "{before}: the schema must refuse unknown keys, as the parser does"
+    );
     let parsed = |pairs: &[String]| {
         let separator = if before.is_empty() { "\n" } else { ", " };
         let text = format!("{before}{}{after}", pairs.join(separator));
-        parse(&Source::new("schema", text.clone())).map_err(|e| (text, e))
+        (text.clone(), parse(&Source::new("schema", text)))
     };
     let properties = table["properties"].as_object().unwrap();
     for (name, schema) in properties {
@@ -442,7 +445,7 @@ fn compare(schema: &Value, root: &Value, before: &str, after: &str, seen: &mut V
             let mut pairs = required(table, root);
             pairs.retain(|pair| !pair.starts_with(&format!("{name} = ")));
             pairs.push(format!("{name} = {value}"));
-            if let Err((text, error)) = parsed(&pairs) {
+            if let (text, Err(error)) = parsed(&pairs) {
                 panic!("the schema allows what the parser refuses: {text}\n{error:?}");
             }
             seen.push(format!("{before}{name}"));
@@ -460,7 +463,8 @@ fn compare(schema: &Value, root: &Value, before: &str, after: &str, seen: &mut V
     // The parser's own list of keys stands in its message.
     let mut pairs = required(table, root);
     pairs.push("no-such-key = 1".into());
-    let (text, error) = parsed(&pairs).expect_err("an unknown key was accepted");
+    let (text, result) = parsed(&pairs);
+    let error = result.expect_err("an unknown key was accepted");
     let ProfileError::Invalid { source: Invalid::Toml(message), .. } = error else { panic!("{text}: {error:?}") };
     assert!(message.starts_with("unknown field `no-such-key`"), "{text}: {message}");
     let known: BTreeSet<&str> = message.split('`').skip(1).step_by(2).skip(1).collect();

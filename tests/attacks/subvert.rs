@@ -365,6 +365,11 @@ fn names_of_directories() {
     }
 }
 
+/// A name, variables of the environment, and a command that falls for them.
+type Trap<'a> = (&'a str, Vec<(&'a str, &'a str)>, Vec<&'a str>);
+
+const IN_REPOSITORY: &str = "core.fsmonitor in the repository";
+
 /// Programs and code that a wrapper would run by accident. Each leaves a mark when it runs.
 #[test]
 fn helpers_and_startup_files() {
@@ -403,17 +408,14 @@ fn helpers_and_startup_files() {
         scene.world.write_script(user, scene.inside("fsmonitor.sh"), &script);
         let monitor = format!("[core]\n\tfsmonitor = {}\n", scene.inside("fsmonitor.sh"));
         let git_config = scene.world.read(scene.inside(".git/config")) + &monitor;
-        scene.world.write(user, scene.inside(".git/config"), git_config);
         let library = library(&scene, &mark);
 
         let fake_path = format!("{}:/usr/local/bin:/usr/bin:/bin", scene.inside("node_modules/.bin"));
         let startup = scene.inside("startup.sh");
         let monitor = scene.inside("fsmonitor.sh");
-        // (name, variables, a command that falls for it)
-        let cases: [(&str, Vec<(&str, &str)>, Vec<&str>); 6] = [
+        let cases: [Trap; 6] = [
             ("PATH", vec![("PATH", &fake_path)], vec!["/bin/bash", "-c", "git status"]),
             ("BASH_ENV", vec![("BASH_ENV", &startup), ("ENV", &startup)], vec!["/bin/bash", "-c", "true"]),
-            ("core.fsmonitor in the repository", vec![], vec!["git", "status"]),
             (
                 "core.fsmonitor by variable",
                 vec![
@@ -425,8 +427,12 @@ fn helpers_and_startup_files() {
             ),
             ("LD_PRELOAD", vec![("LD_PRELOAD", &library)], vec!["/bin/true"]),
             ("LD_AUDIT", vec![("LD_AUDIT", &library)], vec!["/bin/true"]),
+            (IN_REPOSITORY, vec![], vec!["git", "status"]),
         ];
         for (name, vars, falls) in cases {
+            if name == IN_REPOSITORY {
+                scene.world.write(user, scene.inside(".git/config"), &git_config);
+            }
             let run = scene.world.run(user).cwd(&scene.project).envs(vars);
             run.clone().cmd(falls).output();
             assert!(scene.world.exists(&mark), "{name}: outside it must run, that is the control");

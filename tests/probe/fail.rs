@@ -299,7 +299,7 @@ fn fault_agent(args: &[OsString]) -> Act {
         Ok(_) => "opened".to_owned(),
         Err(error) => format!("{:?}", Errno::from_raw(error.raw_os_error().unwrap_or(0))),
     };
-    let written = fs::File::options().append(true).open(project.join("protected"));
+    let written = fs::File::options().append(true).open(project.join("protected")).is_ok();
     let descriptors = fs::read_dir("/proc/self/fd").map(Iterator::count).needed("fd")?;
     Ok(format!(
         "agent nnp={} filters={} eff={} tiocsti={:?} secret={} canary={} denied={} masked={} protected={} fds={}",
@@ -311,7 +311,7 @@ fn fault_agent(args: &[OsString]) -> Act {
         opened(Path::new("/run/guard/canary")),
         opened(&project.join("denied")),
         opened(&project.join("masked")),
-        if written.is_ok() { "written" } else { "refused" },
+        if written { "written" } else { "refused" },
         // But for the one it looks with.
         descriptors - 1,
     ))

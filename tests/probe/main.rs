@@ -12,6 +12,7 @@
 #![allow(unsafe_code, reason = "an attacker makes raw system calls")]
 
 mod act;
+mod container;
 mod exec;
 mod fail;
 mod files;
@@ -58,7 +59,7 @@ fn each(args: &[OsString]) -> ExitCode {
 }
 
 fn doer(name: &OsString) -> Option<Doer> {
-    let tables: [&[(&str, Doer)]; 13] = [
+    let tables: [&[(&str, Doer)]; 14] = [
         files::ACTS,
         write::ACTS,
         process::ACTS,
@@ -72,6 +73,7 @@ fn doer(name: &OsString) -> Option<Doer> {
         serve::ACTS,
         paths::ACTS,
         fail::ACTS,
+        container::ACTS,
     ];
     let all = tables.into_iter().flatten().chain(victim::ACTS);
     all.into_iter().find(|(known, _)| name == known).map(|(_, doer)| *doer)

@@ -16,6 +16,7 @@ pub struct Run<'w> {
     user: User,
     cwd: PathBuf,
     env: BTreeMap<OsString, OsString>,
+    before: Vec<OsString>,
     wrap: Vec<OsString>,
     guard: Option<Vec<OsString>>,
     cmd: Vec<OsString>,
@@ -39,6 +40,7 @@ impl<'w> Run<'w> {
             user,
             cwd: world.home(user),
             env: env.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            before: Vec::new(),
             wrap: Vec::new(),
             guard: None,
             cmd: Vec::new(),
@@ -95,6 +97,12 @@ impl<'w> Run<'w> {
         self
     }
 
+    /// A program that stands before the entry into the world, as the test's own user, and execs the rest.
+    pub fn before<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.before = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        self
+    }
+
     /// The command and its arguments.
     pub fn cmd<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.cmd = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
@@ -121,7 +129,8 @@ impl<'w> Run<'w> {
 
     /// The whole command line, from the entry into the world on.
     pub fn line(&self) -> Vec<OsString> {
-        let mut line = self.world.entry(self.user, &self.cwd);
+        let mut line = self.before.clone();
+        line.extend(self.world.entry(self.user, &self.cwd));
         line.extend(self.wrap.iter().cloned());
         if let Some(args) = &self.guard {
             line.push("/usr/local/bin/guard".into());

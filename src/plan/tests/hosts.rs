@@ -29,9 +29,11 @@ const OUTCOMES: [(bool, Require, Option<Tier>, &str); 12] = [
     (false, Require::Landlock, Some(Tier::Landlock), "landlock"),
 ];
 
+type Row = (&'static str, Option<Tier>, std::ops::RangeInclusive<u32>, Option<bool>);
+
 /// Gaps by their short names: the tier they belong to, the versions of Landlock that have them, and whether overlays
 /// matter.
-const GAPS: [(&str, Option<Tier>, std::ops::RangeInclusive<u32>, Option<bool>); 15] = [
+const GAPS: [Row; 15] = [
     ("sockets", Some(Tier::Landlock), 1..=8, None),
     ("process list", Some(Tier::Landlock), 1..=10, None),
     ("file metadata", Some(Tier::Landlock), 1..=10, None),

@@ -171,8 +171,12 @@ impl Scene {
     }
 
     fn policy(&self) -> Policy {
-        let places =
-            Places { home: AbsPath::known(HOME), project: self.project.root.clone(), git: self.project.git.clone(), guard: None };
+        let places = Places {
+            home: AbsPath::known(HOME),
+            project: self.project.root.clone(),
+            git: self.project.git.clone(),
+            guard: None,
+        };
         let mut layers = self.copy().layers;
         layers.sort_by_key(|layer| layer.kind);
         resolve(&layers, "claude", &places).unwrap_or_else(|e| panic!("{e:?}"))

@@ -51,12 +51,34 @@ fn refused(errno: Errno) -> Capability {
 pub(super) fn try_mounts(uid: u32, gid: u32) -> Result<bool, StartError> {
     map_ids(uid, gid)?;
     make_private()?;
-    new_tmpfs(1 << 20, 0o755).map_err(|e| StartError::new("cannot make a new root", e).losing(refused(e)))?;
+    let root = attach_new_root()?;
     sys::new_filesystem(c"proc", &[], sys::MOUNT_NOSUID).map_err(|e| {
         StartError::new("cannot mount /proc", e).losing(Capability::Namespaces(NamespaceFault::ProcMasked(e)))
     })?;
     // Without options it cannot be made; a kernel that has it in this namespace says EINVAL, one that has not ENODEV.
-    Ok(!matches!(sys::new_filesystem(c"overlay", &[], 0), Err(Errno::ENODEV | Errno::EPERM)))
+    let overlay = !matches!(sys::new_filesystem(c"overlay", &[], 0), Err(Errno::ENODEV | Errno::EPERM));
+    // An initial ramdisk's root cannot be changed (pivot_root(2)).
+    change_root(root.as_fd())?;
+    Ok(overlay)
+}
+
+/// A new root on top of the old one: names keep resolving in the old one, whose root directory this process still
+/// has, so nothing is hidden from the binds that follow, wherever their sources lie.
+fn attach_new_root() -> Result<OwnedFd, StartError> {
+    let lost = |what: &'static str| move |e| StartError::new(what, e).losing(refused(e));
+    let root = new_tmpfs(16 << 20, 0o755).map_err(lost("cannot make a new root"))?;
+    let old = sys::open_exact(Path::new("/")).map_err(lost("cannot open the old root"))?;
+    sys::attach(root.as_fd(), old.as_fd()).map_err(lost("cannot attach the new root"))?;
+    Ok(root)
+}
+
+fn change_root(root: BorrowedFd<'_>) -> Done {
+    let pivot = |e| StartError::new("cannot change the root", e).losing(refused(e));
+    fchdir(root).map_err(pivot)?;
+    // The old root ends up stacked on the new one at the same place, from where it is detached (pivot_root(2)).
+    nix::unistd::pivot_root(".", ".").map_err(pivot)?;
+    nix::mount::umount2(".", MntFlags::MNT_DETACH).map_err(pivot)?;
+    nix::unistd::chdir("/").map_err(pivot)
 }
 
 /// Nothing mounted here may reach the outside, and nothing mounted outside later may reach here.
@@ -68,14 +90,7 @@ fn make_private() -> Done {
 /// Builds the new root and moves this process into it.
 pub(super) fn enter(plan: &Plan) -> Done {
     make_private()?;
-    let root =
-        new_tmpfs(16 << 20, 0o755).map_err(|e| StartError::new("cannot make a new root", e).losing(refused(e)))?;
-    // On top of the old root: names keep resolving in the old one, whose root directory this process still has, so
-    // nothing is hidden from the binds below, wherever their sources lie.
-    let old = sys::open_exact(Path::new("/")).map_err(|e| StartError::new("cannot open the old root", e))?;
-    sys::attach(root.as_fd(), old.as_fd())
-        .map_err(|e| StartError::new("cannot attach the new root", e).losing(refused(e)))?;
-    drop(old);
+    let root = attach_new_root()?;
     let builder = Root { root, plan };
     builder.stand_ins()?;
     for mount in &plan.mounts {
@@ -280,12 +295,7 @@ impl Root<'_> {
             }
         }
         sys::set_attributes(self.root.as_fd(), sys::MOUNT_RDONLY, false).map_err(failed)?;
-        let pivot = |e| StartError::new("cannot change the root", e).losing(refused(e));
-        fchdir(self.root.as_fd()).map_err(pivot)?;
-        // The old root ends up stacked on the new one at the same place, from where it is detached (pivot_root(2)).
-        nix::unistd::pivot_root(".", ".").map_err(pivot)?;
-        nix::mount::umount2(".", MntFlags::MNT_DETACH).map_err(pivot)?;
-        nix::unistd::chdir("/").map_err(pivot)
+        change_root(self.root.as_fd())
     }
 }
 
