@@ -65,6 +65,9 @@ pub enum HomeFault {
     /// Not set and not in `/etc/passwd`.
     #[error("HOME is not set, and /etc/passwd has no line for this user")]
     Missing,
+    /// Whoever writes the project would choose what guard obeys.
+    #[error("it lies in the project")]
+    InProject,
     /// It is `/`: private state of a user cannot live there.
     #[error("it is the root of the file system")]
     Root,
@@ -81,7 +84,7 @@ impl AccountError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Passwd(_) => None,
+            Self::Passwd(_) => Some("guard reads your home directory from it; make it readable".into()),
             Self::Home { .. } => {
                 Some("set HOME to a directory that belongs to you and that only you can write to".into())
             }
@@ -122,6 +125,24 @@ impl Account {
             None => anchor.clone(),
         };
         Ok(Self { uid, gid: ids.2.as_raw(), groups, name: entry.map(|(name, _)| name), anchor, home })
+    }
+
+    /// Refuses a home that the project could have brought along: one that the passwd entry does not name, in the
+    /// current directory or in a repository.
+    ///
+    /// # Errors
+    /// [`AccountError::Home`].
+    pub fn check_against(&self, cwd: &AbsPath) -> Result<(), AccountError> {
+        if self.name.is_some() && self.home == self.anchor {
+            return Ok(());
+        }
+        let above = || self.home.ancestors().skip(1);
+        let in_cwd = *cwd != AbsPath::root() && above().any(|dir| dir == *cwd);
+        let in_repository = above().any(|dir| fs::symlink_metadata(dir.join(".git")).is_ok());
+        if in_cwd || in_repository {
+            return Err(AccountError::Home { path: self.home.as_path().into(), source: HomeFault::InProject });
+        }
+        Ok(())
     }
 
     /// guard's configuration.

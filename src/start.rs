@@ -118,6 +118,7 @@ impl Start {
     ) -> Result<Self, StageError> {
         let account = Account::read(env)?;
         let project = Project::find(cwd, &account)?;
+        account.check_against(&project.cwd)?;
         let around = Around { cwd: &project.cwd, home: &account.home, project: project.root.as_ref() };
         let program = Program::find(command, crate::plan::search(env), &around)?;
         let agent = agent_of(command, wishes);

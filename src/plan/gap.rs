@@ -265,6 +265,10 @@ impl Refusal {
                 let dir = program.parent().unwrap_or_else(AbsPath::root);
                 format!("grant the directory it is installed in: `--read {dir}`")
             }
+            Self::Rule { path, source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                let dir = path.parent().unwrap_or_else(AbsPath::root);
+                format!("guard cannot see what it should withhold there; look at it, then `chmod u+rx {dir}`")
+            }
             Self::Rule { .. } => "remove the rule, or mend the path".into(),
         }
     }

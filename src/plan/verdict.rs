@@ -123,6 +123,7 @@ impl Plan {
                         at = AbsPath::root();
                     }
                 }
+                There::Nothing if matches!(self.mount(&next).map(|m| &m.what), Some(What::Terminals)) => at = next,
                 There::Nothing if todo.is_empty() && act == Act::Write => return self.create(tree, &at, &next),
                 There::Nothing => return self.nothing(&next),
                 There::Skeleton | There::Outside(..) | There::Inside => at = next,
@@ -261,6 +262,10 @@ impl Plan {
                     Act::Exec | Act::Connect => Verdict::Denied("it is not a file".into()),
                 };
             }
+            // Of the terminals of a session only the multiplexer is there from the start.
+            There::Nothing if *path == AbsPath::known("/dev/pts/ptmx") && matches!(act, Act::Read | Act::Write) => {
+                return Verdict::Allowed(origin, None);
+            }
             There::Nothing => return self.nothing(path),
         };
         let by_mode = |want| {
@@ -278,12 +283,23 @@ impl Plan {
             Act::Enter if entry.kind == Kind::Dir => by_mode(1).unwrap_or_else(allowed),
             Act::Enter => Verdict::Denied("it is not a directory".into()),
             Act::Write if entry.kind == Kind::Socket => Verdict::Denied("it is a socket".into()),
+            // A read-only mount does not keep anyone from writing to a FIFO (fs/namei.c, sb_permission); Landlock does,
+            // where it grants no more than reading.
+            Act::Write
+                if !writable && entry.kind == Kind::Special && self.granted(path, |g| g == super::Grant::Write) =>
+            {
+                by_mode(2).unwrap_or_else(allowed)
+            }
             Act::Write if !writable => read_only(),
             // Creating in a directory takes its execute bit too.
             Act::Write => by_mode(if entry.kind == Kind::Dir { 3 } else { 2 }).unwrap_or_else(allowed),
             Act::Exec if entry.kind != Kind::File => Verdict::Denied("it is not a file".into()),
             Act::Exec => by_mode(1).unwrap_or_else(allowed),
             Act::Connect if entry.kind != Kind::Socket => Verdict::Denied("it is not a socket".into()),
+            // The overlay's socket is another inode than the one somebody listens on.
+            Act::Connect if matches!(mount.what, What::Overlay { .. }) => {
+                Verdict::Denied("nobody listens on the overlay's side of a socket".into())
+            }
             // A read-only mount does not keep anyone from connecting (fs/namei.c, sb_permission).
             Act::Connect if !writable && self.ruleset.abi >= 9 => read_only(),
             Act::Connect => by_mode(2).unwrap_or_else(allowed),
@@ -299,7 +315,13 @@ impl Plan {
             Err(Lost::Barred(..)) => unreachable!("nothing is barred"),
             Err(Lost::Failed(at, e)) => return Verdict::Denied(format!("{at}: {e}")),
         };
-        for dir in path.ancestors().skip(1) {
+        // What is created is created where a dangling link leads.
+        let missing = match follow(tree, path, |_| false) {
+            Err(Lost::Absent(missing)) => missing,
+            Ok(_) | Err(Lost::Barred(..) | Lost::Failed(..)) => path.clone(),
+        };
+        let passed = found.as_ref().map_or(&missing, |f| &f.real);
+        for dir in path.ancestors().skip(1).chain(passed.ancestors().skip(1)) {
             if let Ok(found) = follow(tree, &dir, |_| false)
                 && found.entry.kind == Kind::Dir
                 && !self.may(&found.entry, 1)
@@ -313,7 +335,7 @@ impl Plan {
         let (real, entry) = match (&found, act) {
             (Some(found), _) => (found.real.clone(), Some(&found.entry)),
             (None, Act::Write) => {
-                let Some(dir) = path.parent().and_then(|dir| follow(tree, &dir, |_| false).ok()) else {
+                let Some(dir) = missing.parent().and_then(|dir| follow(tree, &dir, |_| false).ok()) else {
                     return Verdict::Absent(None);
                 };
                 if dir.entry.kind != Kind::Dir {
@@ -330,7 +352,10 @@ impl Plan {
         };
         if act == Act::Connect {
             return match entry.map(|e| &e.kind) {
-                Some(Kind::Socket) if self.ruleset.abi < 9 && entry.is_some_and(|e| self.may(e, 2)) => {
+                Some(Kind::Socket) if entry.is_some_and(|e| !self.may(e, 2)) => {
+                    Verdict::Denied("its mode forbids it".into())
+                }
+                Some(Kind::Socket) if self.ruleset.abi < 9 => {
                     Verdict::Allowed(Origin::text("Landlock below ABI 9 knows no rule for it"), None)
                 }
                 Some(Kind::Socket) if self.granted(&real, |g| g == Grant::Write) => {
@@ -351,6 +376,10 @@ impl Plan {
             (Some(_), Act::Write) => ("file", 2),
             (Some(_), Act::Exec | Act::Connect) => ("file", 1),
         };
+        // The kernel's log takes a capability (fs/proc/kmsg.c), which nobody has inside.
+        if real == AbsPath::known("/proc/kmsg") {
+            return Verdict::Denied("the kernel's log takes a capability".into());
+        }
         if act == Act::Exec && kind == "dir" {
             return Verdict::Denied("it is not a file".into());
         }

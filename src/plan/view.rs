@@ -108,6 +108,10 @@ impl Builder<'_> {
         follow(self.tree, path, |link| link.parent().is_some_and(|dir| self.agent_writable(&dir)))
     }
 
+    fn inside_a_grant(&self, path: &AbsPath) -> bool {
+        path.prefixes().skip(1).filter_map(|p| self.policy.rules.get(p)).any(|rule| rule.access.grants())
+    }
+
     fn rules(&mut self) -> Result<(), Refusal> {
         // A linked ~/.claude is writable by its real path, and links in it may be the agent's own.
         let writes = self.policy.rules.iter().filter(|(_, r)| matches!(r.access, Access::Write | Access::State));
@@ -149,8 +153,12 @@ impl Builder<'_> {
                     self.barred(path, rule, &link, &target);
                     continue;
                 }
-                // Nothing can be granted or withheld that guard itself, with more rights than the agent, cannot reach.
-                Err(Lost::Failed(_, e)) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+                // What guard cannot look at it cannot grant. What it should withhold or protect, and is granted with
+                // the directory around it, the agent could open up again: it may be the agent that closed it.
+                Err(Lost::Failed(at, e))
+                    if e.kind() == std::io::ErrorKind::PermissionDenied
+                        && (rule.access.grants() || !self.inside_a_grant(&at)) =>
+                {
                     self.idle(path, rule, "no permission to look at it");
                     continue;
                 }

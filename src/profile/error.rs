@@ -166,7 +166,7 @@ impl ProfileError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Read { .. } => None,
+            Self::Read { .. } => Some("make it readable for you, or remove it".to_owned()),
             Self::Unfit { path, source } => match source {
                 Unfit::Owner(_) if path.starts_with("/etc") => Some("it must belong to root".to_owned()),
                 Unfit::Owner(_) => Some(format!("make it yours: `chown $(id -un) {}`", path.display())),

@@ -3,14 +3,13 @@
 //! In: a [`Merged`] pair. The agent writes its copy in a directory of its own, where rename works; this module
 //! carries changes to the real file and back, as differences against what it saw last on each side. Changes made
 //! outside win; what the profile keeps outside never leaves the sandbox. Both files are whole at every moment.
-//! Limits: JSON only; a file over [`MOST_BYTES`] or not valid is left alone until it is.
+//! Limits: JSON only; a file that is too large or not valid is left alone until it is.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::time::{Duration, SystemTime};
 
-use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Map, Value};
 
 use crate::path::AbsPath;
@@ -40,7 +39,7 @@ pub fn sync(pair: &Merged, project: Option<&AbsPath>) -> io::Result<Round> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&base)?;
     // Two sessions keep the same pair.
     let lock = File::options().write(true).create(true).truncate(false).mode(0o600).open(base.join("lock"))?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| io::Error::from(e))?;
+    lock.lock()?;
     let name = pair.copy.file_name().expect("a file below the store").to_string_lossy().into_owned();
     let (base_out, base_in) = (base.join(format!("{name}.outside")), base.join(format!("{name}.inside")));
     let real = target(&pair.real);

@@ -89,7 +89,7 @@ fn attempt(plan: &Plan, announce: Option<&str>, stdio: Stdio, secrets: &mut Env)
     Ok(Outcome { ended, appeared, unkept: keeper.unkept })
 }
 
-/// The agent runs: nobody may look into this process, and what it need not know any more it forgets.
+/// The agent is about to run: nobody may look into this process, and what it need not know any more it forgets.
 fn settle(stdio: Stdio, secrets: &mut Env) -> Result<(), StartError> {
     secrets.wipe();
     sys::prctl(libc::PR_SET_DUMPABLE, 0).map_err(|e| error("cannot close this process to others", e))?;
@@ -135,7 +135,10 @@ fn wait(
                     end(supervised);
                     return Err(failure);
                 }
-                Ok(Some(Report::Started)) => settle(stdio, secrets)?,
+                Ok(Some(Report::Ready)) => {
+                    settle(stdio, secrets)?;
+                    supervised.tell(Command::Go);
+                }
                 Ok(Some(Report::Stopped(signal))) => {
                     stop(signal, &signals, supervised);
                     supervised.tell(Command::Signal(libc::SIGCONT));
@@ -144,7 +147,11 @@ fn wait(
                     end(supervised);
                     return Ok(ended(status));
                 }
-                Ok(None) | Err(_) => {
+                Err(e) => {
+                    end(supervised);
+                    return Err(error("cannot hear from the sandbox", e));
+                }
+                Ok(None) => {
                     // The supervisor was killed: so was, by the kernel or below, everything in the sandbox.
                     let status = end(supervised);
                     return Ok(ended(status));

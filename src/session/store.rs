@@ -4,13 +4,12 @@
 //! directory, mode 0700, which no sandbox sees as a whole. A session that was killed leaves a directory whose lock
 //! nobody holds; the next start removes it.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 
 use crate::account::Account;
@@ -32,8 +31,8 @@ pub struct StoreError {
 /// Locks that last as long as the session. Dropping it removes the session's own directory.
 #[derive(Debug)]
 pub struct Hold {
-    _home: Option<Flock<File>>,
-    session: Option<(AbsPath, Flock<File>)>,
+    _home: Option<File>,
+    session: Option<(AbsPath, File)>,
 }
 
 /// The paths of a sandbox's store, without making or locking anything: for plans that are only looked at.
@@ -65,6 +64,8 @@ pub fn open(account: &Account, project: &Project) -> Result<(Store, Hold), Store
     };
     let make = |dir: &AbsPath| fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed(dir));
     make(&data)?;
+    // Were it missing, an agent with a grant around it could make it, and the next start would obey what is in it.
+    make(&account.config())?;
     let meta = fs::metadata(&data).map_err(failed(&data))?;
     if meta.uid() != account.uid || meta.mode() & 0o022 != 0 {
         let source =
@@ -105,8 +106,8 @@ impl Drop for Hold {
     }
 }
 
-/// The lock on a file, or `None` while another process holds it.
-fn lock(path: &AbsPath) -> io::Result<Option<Flock<File>>> {
+/// The lock on a file, or `None` while another process holds it. It lasts until the file is closed.
+fn lock(path: &AbsPath) -> io::Result<Option<File>> {
     let file = File::options()
         .write(true)
         .create(true)
@@ -114,10 +115,10 @@ fn lock(path: &AbsPath) -> io::Result<Option<Flock<File>>> {
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(path)?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, e)) => Err(e.into()),
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(e),
     }
 }
 
@@ -132,9 +133,9 @@ fn sweep(sessions: &AbsPath) {
     }
 }
 
-fn existing_lock(path: &AbsPath) -> io::Result<Option<Flock<File>>> {
+fn existing_lock(path: &AbsPath) -> io::Result<Option<File>> {
     let file = File::options().write(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
-    Ok(Flock::lock(file, FlockArg::LockExclusiveNonblock).ok())
+    Ok(file.try_lock().is_ok().then_some(file))
 }
 
 /// Removes a tree of the user's own, also directories that overlayfs or an agent left without permissions.

@@ -1,7 +1,7 @@
 //! The sandbox on Linux: the one ordered list of system calls from a plan to a running agent.
 //!
 //! The order is a contract; each step says why it stands where it stands. Whatever fails ends the start with a
-//! report to the parent: there is no path from an error to `execve`, which takes the proof that [`check`] alone makes.
+//! report to the parent: there is no path from an error to `execve`, which takes the proof that [`check::check`] alone makes.
 
 mod check;
 mod landlock;
@@ -14,16 +14,17 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::Pid;
 
-use self::check::{Sandboxed, check};
+use self::check::{Canary, Sandboxed, check};
 use self::wire::Channel;
 pub use self::wire::{Command, Report, StartError};
 use super::sys::{self, Fork};
@@ -226,7 +227,7 @@ pub fn try_namespaces(uid: u32, gid: u32) -> Result<bool, StartError> {
             match report.map_err(broken)? {
                 Some(Report::Ended(overlay)) => Ok(overlay == 1),
                 Some(Report::Failed(error)) => Err(error),
-                Some(Report::Started | Report::Stopped(_)) | None => Err(broken(Errno::ECONNRESET)),
+                Some(Report::Ready | Report::Stopped(_)) | None => Err(broken(Errno::ECONNRESET)),
             }
         }
     }
@@ -234,7 +235,9 @@ pub fn try_namespaces(uid: u32, gid: u32) -> Result<bool, StartError> {
 
 /// The life of the supervising process.
 fn supervisor(plan: &Plan, announce: Option<&str>, channel: &Channel, mask: &SigSet) -> ! {
-    let result = lock(plan, channel).and_then(|()| launch(plan, announce, channel, mask));
+    let result = Canary::look(plan)
+        .and_then(|canary| lock(plan, channel).map(|()| canary))
+        .and_then(|canary| launch(plan, announce, channel, mask, canary));
     let agent = match result {
         Ok(agent) => agent,
         Err(error) => {
@@ -242,7 +245,7 @@ fn supervisor(plan: &Plan, announce: Option<&str>, channel: &Channel, mask: &Sig
             sys::exit_now(125)
         }
     };
-    match supervise::supervise(agent, channel, plan.tier) {
+    match supervise::supervise(agent.pid, agent.go, channel, plan.tier) {
         Ok(status) => {
             let _ = channel.report(&Report::Ended(status));
             sys::exit_now(0)
@@ -280,7 +283,8 @@ fn lock(plan: &Plan, channel: &Channel) -> Result<(), StartError> {
     }
     nix::unistd::chdir(plan.cwd.as_path()).map_err(|e| StartError::new(format!("cannot change to {}", plan.cwd), e))?;
     match sys::new_session_keyring() {
-        Ok(()) | Err(Errno::ENOSYS) => {}
+        // A filter around guard, such as Docker's, answers EPERM; guard's own takes keyctl away in any case.
+        Ok(()) | Err(Errno::ENOSYS | Errno::EPERM) => {}
         Err(e) => return Err(StartError::new("cannot leave the session keyring", e)),
     }
     // After the mounts, which need them.
@@ -295,8 +299,22 @@ fn lock(plan: &Plan, channel: &Channel) -> Result<(), StartError> {
     seccomp::install(&plan.filter)
 }
 
+/// The agent's process, and the end of a pipe that lets it go on.
+struct Launched {
+    pid: Pid,
+    go: OwnedFd,
+}
+
 /// Forks the agent's process and lets go of the terminal's descriptors.
-fn launch(plan: &Plan, announce: Option<&str>, channel: &Channel, mask: &SigSet) -> Result<Pid, StartError> {
+fn launch(
+    plan: &Plan,
+    announce: Option<&str>,
+    channel: &Channel,
+    mask: &SigSet,
+    canary: Canary,
+) -> Result<Launched, StartError> {
+    let pipe = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|e| StartError::new("cannot make a pipe", e))?;
+    let (wait, go) = pipe;
     match sys::fork(0).map_err(|e| StartError::new("cannot fork", e))? {
         Fork::Parent(pid) => {
             // A pipe must end when the agent closes it, not when the session does.
@@ -306,10 +324,11 @@ fn launch(plan: &Plan, announce: Option<&str>, channel: &Channel, mask: &SigSet)
                         .map_err(|e| StartError::new("cannot let go of the terminal", e))?;
                 }
             }
-            Ok(pid)
+            Ok(Launched { pid, go })
         }
         Fork::Child => {
-            let Err(error) = agent(plan, announce, channel, mask);
+            drop(go);
+            let Err(error) = agent(plan, announce, channel, mask, canary, &wait);
             let _ = channel.report(&Report::Failed(error));
             sys::exit_now(125)
         }
@@ -317,15 +336,31 @@ fn launch(plan: &Plan, announce: Option<&str>, channel: &Channel, mask: &SigSet)
 }
 
 /// The agent's process up to the moment it becomes the agent.
-fn agent(plan: &Plan, announce: Option<&str>, channel: &Channel, mask: &SigSet) -> Result<Infallible, StartError> {
-    let proof = check(plan)?;
+fn agent(
+    plan: &Plan,
+    announce: Option<&str>,
+    channel: &Channel,
+    mask: &SigSet,
+    canary: Canary,
+    wait: &OwnedFd,
+) -> Result<Infallible, StartError> {
+    let proof = check(plan, canary)?;
     limit(plan)?;
+    channel.report(&Report::Ready).map_err(|e| StartError::new("cannot report to guard", e))?;
+    // Until guard and the supervisor are ready for what may come: whatever fails there, the agent has not run.
+    let mut byte = [0];
+    loop {
+        match nix::unistd::read(wait, &mut byte) {
+            Ok(1) => break,
+            Ok(_) => return Err(StartError::new("guard gave up before the agent started", Errno::ECONNRESET)),
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(StartError::new("cannot wait for guard", e)),
+        }
+    }
     if let Some(line) = announce {
         // A terminal that is gone is no reason not to start.
         let _ = nix::unistd::write(io::stderr(), line.as_bytes());
     }
-    // A parent that is gone has no use for it, and takes this process with it.
-    let _ = channel.report(&Report::Started);
     sys::restore_dispositions().map_err(|e| StartError::new("cannot restore signals", e))?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None).map_err(|e| StartError::new("cannot restore signals", e))?;
     execute(plan, proof)

@@ -288,12 +288,9 @@ impl Root<'_> {
         }
         unlinkat(self.root.as_fd(), STAND_INS, UnlinkatFlags::RemoveDir).map_err(failed)?;
         self.make(&AbsPath::known(CANARY), Place::File).map_err(failed)?;
-        // The directories of /dev and /run that lead to mounts stay as they are from here on.
-        for at in ["/dev"] {
-            if let Ok(dev) = self.open(&AbsPath::known(at)) {
-                sys::set_attributes(dev.as_fd(), sys::MOUNT_RDONLY, false).map_err(failed)?;
-            }
-        }
+        // What was made to mount on stays as it is from here on.
+        let dev = self.open(&AbsPath::known("/dev")).map_err(failed)?;
+        sys::set_attributes(dev.as_fd(), sys::MOUNT_RDONLY, false).map_err(failed)?;
         sys::set_attributes(self.root.as_fd(), sys::MOUNT_RDONLY, false).map_err(failed)?;
         change_root(self.root.as_fd())
     }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -25,10 +25,11 @@ use crate::sandbox::sys;
 const SAME_SIGNAL: Duration = Duration::from_millis(200);
 
 /// Runs until the agent has ended and nothing of the session is left. Returns the agent's wait status.
-pub(super) fn supervise(agent: Pid, channel: &Channel, tier: Tier) -> Result<i32, Errno> {
+pub(super) fn supervise(agent: Pid, go: OwnedFd, channel: &Channel, tier: Tier) -> Result<i32, Errno> {
     let signals = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let mut had: BTreeMap<i32, Instant> = BTreeMap::new();
     let mut stopped = false;
+    let mut go = Some(go);
     loop {
         let mut polled =
             [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
@@ -49,6 +50,11 @@ pub(super) fn supervise(agent: Pid, channel: &Channel, tier: Tier) -> Result<i32
                 None => {
                     end_all(tier);
                     sys::exit_now(137);
+                }
+                Some(Command::Go) => {
+                    if let Some(go) = go.take() {
+                        nix::unistd::write(go, &[1])?;
+                    }
                 }
                 Some(Command::Signal(signal)) => {
                     let has_it = had.remove(&signal).is_some_and(|at| at.elapsed() < SAME_SIGNAL);

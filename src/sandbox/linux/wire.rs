@@ -14,8 +14,8 @@ use crate::host::{Capability, NamespaceFault};
 pub enum Report {
     /// The start failed before the agent ran.
     Failed(StartError),
-    /// Every check has passed; the next thing is the agent itself.
-    Started,
+    /// Every check has passed; the agent starts when it is told to.
+    Ready,
     /// The agent was stopped by this signal.
     Stopped(i32),
     /// The agent has ended, with this wait status; nothing of it is left.
@@ -25,6 +25,8 @@ pub enum Report {
 /// What guard's parent tells the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
+    /// Let the agent start.
+    Go,
     /// Pass this signal on to the agent.
     Signal(i32),
 }
@@ -75,8 +77,12 @@ impl Channel {
     }
 
     pub(super) fn command(&self, command: Command) -> Result<(), Errno> {
-        let Command::Signal(signal) = command;
-        self.send(&signal.to_le_bytes())
+        // No signal has the number 0.
+        let number = match command {
+            Command::Go => 0,
+            Command::Signal(signal) => signal,
+        };
+        self.send(&number.to_le_bytes())
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), Errno> {
@@ -105,7 +111,10 @@ impl Channel {
 
     pub(super) fn next_command(&self) -> Result<Option<Command>, Errno> {
         let bytes = self.receive(MsgFlags::empty())?;
-        Ok(bytes.and_then(|b| b.try_into().ok()).map(|b: [u8; 4]| Command::Signal(i32::from_le_bytes(b))))
+        Ok(bytes.and_then(|b| b.try_into().ok()).map(|b: [u8; 4]| match i32::from_le_bytes(b) {
+            0 => Command::Go,
+            signal => Command::Signal(signal),
+        }))
     }
 }
 
@@ -118,7 +127,7 @@ impl AsFd for Channel {
 fn encode(report: &Report) -> Vec<u8> {
     let (kind, number) = match report {
         Report::Failed(error) => (b'F', error.source as i32),
-        Report::Started => (b'R', 0),
+        Report::Ready => (b'R', 0),
         Report::Stopped(signal) => (b'S', *signal),
         Report::Ended(status) => (b'E', *status),
     };
@@ -148,7 +157,7 @@ fn decode(bytes: &[u8]) -> Option<Report> {
     let number = |at: usize| Some(i32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     let value = number(1)?;
     Some(match bytes.first()? {
-        b'R' => Report::Started,
+        b'R' => Report::Ready,
         b'S' => Report::Stopped(value),
         b'E' => Report::Ended(value),
         b'F' => {
@@ -179,15 +188,17 @@ mod tests {
             Report::Failed(StartError { exit_code: 127, ..error.clone() }),
             Report::Failed(error.clone().losing(Capability::Overlay)),
             Report::Failed(error.losing(Capability::Namespaces(NamespaceFault::ProcMasked(Errno::EPERM)))),
-            Report::Started,
+            Report::Ready,
             Report::Stopped(19),
             Report::Ended(256),
         ] {
             a.report(&report).unwrap();
             assert_eq!(b.next_report().unwrap(), Some(report));
         }
-        b.command(Command::Signal(15)).unwrap();
-        assert_eq!(a.next_command().unwrap(), Some(Command::Signal(15)));
+        for command in [Command::Go, Command::Signal(15)] {
+            b.command(command).unwrap();
+            assert_eq!(a.next_command().unwrap(), Some(command));
+        }
         drop(b);
         assert_eq!(a.next_command().unwrap(), None);
     }
