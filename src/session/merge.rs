@@ -69,17 +69,32 @@ pub fn sync(pair: &Merged, project: Option<&AbsPath>) -> io::Result<Round> {
     );
     let mut new_in = ins.clone();
     carry(was_out.as_ref(), out.as_ref(), &mut new_in, None, &mut Vec::new(), &|_| true);
-    if new_out != out {
-        match write_real(&real, &pair.real, new_out.as_ref())? {
-            Round::Done => {}
-            Round::Busy => return Ok(Round::Busy),
+    // What is remembered at the end is what this round has seen or written. Reading the files again would take a
+    // change made in the meantime for one that was carried over already, and it would be lost. Giving up before
+    // anything is remembered is safe: the next round finds the same differences.
+    let (mut seen_out, mut seen_in) = (outside, inside);
+    if new_in != ins
+        && let Some(value) = &new_in
+    {
+        // The agent takes its lock in the sandbox home, which is not shared, so this narrows the gap and no more.
+        if read(&pair.copy)? != seen_in {
+            return Ok(Round::Busy);
         }
+        let bytes = serde_json::to_vec_pretty(value)?;
+        write_whole(&pair.copy, &bytes, 0o600)?;
+        seen_in = Some(bytes);
     }
-    if new_in != ins {
-        replace(&pair.copy, new_in.as_ref(), 0o600)?;
+    if new_out != out
+        && let Some(value) = &new_out
+    {
+        let bytes = serde_json::to_vec_pretty(value)?;
+        if write_real(&real, &pair.real, &bytes, &seen_out)? == Round::Busy {
+            return Ok(Round::Busy);
+        }
+        seen_out = Some(bytes);
     }
-    remember(&base_out, &read(&real)?)?;
-    remember(&base_in, &read(&pair.copy)?)?;
+    remember(&base_out, &seen_out)?;
+    remember(&base_in, &seen_in)?;
     Ok(Round::Done)
 }
 
@@ -138,7 +153,7 @@ fn remember(base: &AbsPath, bytes: &Option<Vec<u8>>) -> io::Result<()> {
 }
 
 /// Writes the real file as the agent outside does: lock directory, temporary file beside it, rename.
-fn write_real(file: &AbsPath, named: &AbsPath, value: Option<&Value>) -> io::Result<Round> {
+fn write_real(file: &AbsPath, named: &AbsPath, bytes: &[u8], expected: &Option<Vec<u8>>) -> io::Result<Round> {
     let lock = named
         .parent()
         .expect("a file in the home")
@@ -153,17 +168,18 @@ fn write_real(file: &AbsPath, named: &AbsPath, value: Option<&Value>) -> io::Res
             _ => return Err(e),
         }
     }
-    let mode = fs::metadata(file).map_or(0o600, |m| m.mode() & 0o777);
-    let result = replace(file, value, mode);
+    // A program outside may have written it since it was read; from here on the lock keeps it from that.
+    let result = match read(file) {
+        Ok(now) if now == *expected => {
+            let mode = fs::metadata(file).map_or(0o600, |m| m.mode() & 0o777);
+            write_whole(file, bytes, mode).map(|()| Round::Done)
+        }
+        Ok(_) => Ok(Round::Busy),
+        Err(e) => Err(e),
+    };
     // The lock is advice; one that cannot be removed goes stale by itself.
     let _ = fs::remove_dir(&lock);
-    result.map(|()| Round::Done)
-}
-
-fn replace(file: &AbsPath, value: Option<&Value>, mode: u32) -> io::Result<()> {
-    let Some(value) = value else { return Ok(()) };
-    let text = serde_json::to_vec_pretty(value)?;
-    write_whole(file, &text, mode)
+    result
 }
 
 fn write_whole(file: &AbsPath, bytes: &[u8], mode: u32) -> io::Result<()> {

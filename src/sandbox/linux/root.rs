@@ -238,13 +238,21 @@ impl Root<'_> {
             Err(e) => return Err(e),
         }
         match place {
-            Place::Dir => mkdirat(dir.as_fd(), name, Mode::from_bits_truncate(0o755))?,
+            // Another session of the project may make the same place at the same moment: then theirs is as good.
+            Place::Dir => match mkdirat(dir.as_fd(), name, Mode::from_bits_truncate(0o755)) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(e) => return Err(e),
+            },
             Place::File => {
                 let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-                openat(dir.as_fd(), name, flags, Mode::from_bits_truncate(0o644))?;
+                match openat(dir.as_fd(), name, flags, Mode::from_bits_truncate(0o644)) {
+                    Ok(_) | Err(Errno::EEXIST) => {}
+                    Err(e) => return Err(e),
+                }
             }
         }
-        open()
+        let made = open()?;
+        if fits(made.as_fd(), place)? { Ok(made) } else { Err(Errno::EEXIST) }
     }
 
     fn link(&self, target: &Path, at: &AbsPath) -> Result<(), Errno> {
