@@ -159,6 +159,8 @@ pub struct Places {
     pub project: Option<AbsPath>,
     /// Git directories of the project that lie outside of it: of a linked worktree or a submodule.
     pub git: Vec<AbsPath>,
+    /// What git obeys or executes from the git directories of submodules.
+    pub modules: Vec<AbsPath>,
     /// guard's own binary, which no layer lets the agent replace.
     pub guard: Option<AbsPath>,
 }
@@ -259,7 +261,7 @@ pub fn resolve(layers: &[Layer], agent: &str, places: &Places) -> Result<Policy,
             }
         }
         if layer.kind == LayerKind::Base && layer.name == "base" {
-            grant_git(&mut policy, &places.git);
+            grant_git(&mut policy, places);
         }
         if layer.kind == LayerKind::Base {
             unnamed = places.project.as_ref().and_then(|project| policy.rules.get(project).cloned());
@@ -275,9 +277,12 @@ pub fn resolve(layers: &[Layer], agent: &str, places: &Places) -> Result<Policy,
 }
 
 /// A git directory outside the project must be writable for a commit, and what git executes or obeys from it must not.
-fn grant_git(policy: &mut Policy, dirs: &[AbsPath]) {
+fn grant_git(policy: &mut Policy, places: &Places) {
     let rule = |access| Rule { access, origin: Origin::text("the project's git directory"), terminal: false };
-    for dir in dirs {
+    for path in &places.modules {
+        policy.rules.insert(path.clone(), rule(Access::Protect));
+    }
+    for dir in &places.git {
         policy.rules.insert(dir.clone(), rule(Access::Write));
         for name in ["hooks", "config", "config.worktree", "info/attributes", "commondir", "gitdir"] {
             policy.rules.insert(dir.join(name), rule(Access::Protect));

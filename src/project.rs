@@ -22,6 +22,8 @@ pub struct Project {
     pub root: Option<AbsPath>,
     /// Git directories outside the top directory that a commit needs.
     pub git: Vec<AbsPath>,
+    /// What git obeys or executes from the git directories of submodules, inside the top directory.
+    pub modules: Vec<AbsPath>,
     /// Names in the top directory and the current one, for finding toolchains.
     pub markers: Vec<String>,
     /// The owner of the top directory.
@@ -68,6 +70,7 @@ impl Project {
             cwd: cwd.clone(),
             root: None,
             git: Vec::new(),
+            modules: Vec::new(),
             markers: Vec::new(),
             owner: account.uid,
             repositories_below: 0,
@@ -85,8 +88,10 @@ impl Project {
             markers.extend(names(&cwd));
         }
         let repositories_below = if top.is_some() { 0 } else { count_repositories(&root, &markers) };
+        let mut modules = Vec::new();
+        collect_modules(&root.join(".git/modules"), MOST_NESTING, &mut modules);
         let owner = fs::metadata(&root).map_err(ProjectError::Cwd)?.uid();
-        Ok(Self { root: Some(root), git, markers, owner, repositories_below, ..none })
+        Ok(Self { root: Some(root), git, modules, markers, owner, repositories_below, ..none })
     }
 }
 
@@ -112,6 +117,35 @@ fn git_top(cwd: &AbsPath, device: u64, account: &Account) -> Option<AbsPath> {
 fn is_git(git: &AbsPath) -> bool {
     fs::symlink_metadata(git)
         .is_ok_and(|meta| if meta.is_dir() { fs::symlink_metadata(git.join("HEAD")).is_ok() } else { meta.is_file() })
+}
+
+/// Submodules of submodules, and submodules whose name has slashes, nest directories.
+const MOST_NESTING: usize = 8;
+
+/// What must not be written in the git directories below `.git/modules`. A directory that cannot be listed must not
+/// be written at all: it may be an agent that closed it to us.
+fn collect_modules(dir: &AbsPath, nesting: usize, found: &mut Vec<AbsPath>) {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return,
+        Err(_) => {
+            found.push(dir.clone());
+            return;
+        }
+    };
+    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+        let module = dir.join(entry.file_name());
+        match fs::symlink_metadata(module.join("HEAD")) {
+            Ok(_) => {
+                found.extend(["hooks", "config", "config.worktree", "info/attributes"].map(|name| module.join(name)));
+                collect_modules(&module.join("modules"), nesting, found);
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound && nesting > 0 => {
+                collect_modules(&module, nesting - 1, found)
+            }
+            Err(_) => found.push(module),
+        }
+    }
 }
 
 /// The git directories of a linked worktree or a submodule, each acknowledged by the other side.

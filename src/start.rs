@@ -164,7 +164,13 @@ pub fn policy(account: &Account, project: &Project, agent: &str, wishes: &Wishes
     };
     let layers = crate::profile::load(request)?;
     let guard = std::env::current_exe().ok().and_then(|path| AbsPath::new(path).ok());
-    let places = Places { home: account.home.clone(), project: project.root.clone(), git: project.git.clone(), guard };
+    let places = Places {
+        home: account.home.clone(),
+        project: project.root.clone(),
+        git: project.git.clone(),
+        modules: project.modules.clone(),
+        guard,
+    };
     Ok(crate::policy::resolve(&layers, agent, &places)?)
 }
 

@@ -314,107 +314,20 @@ impl Fixture {
             self.file(path, 0o644);
         }
         self.world.write(User::Root, "/etc/shadow", "root:*\n");
-        self.paths.extend(
-            [
-                "/",
-                "/bin",
-                "/bin/sh",
-                "/boot",
-                "/dev",
-                "/dev/console",
-                "/dev/fd",
-                "/dev/full",
-                "/dev/kmsg",
-                "/dev/mem",
-                "/dev/new",
-                "/dev/null",
-                "/dev/ptmx",
-                "/dev/pts",
-                "/dev/pts/0",
-                "/dev/pts/ptmx",
-                "/dev/random",
-                "/dev/shm",
-                "/dev/shm/new",
-                "/dev/urandom",
-                "/dev/zero",
-                "/etc",
-                "/etc/environment",
-                "/etc/group",
-                "/etc/hosts",
-                "/etc/new",
-                "/etc/passwd",
-                "/etc/shadow",
-                "/etc/ssh",
-                "/etc/ssl/certs",
-                "/home",
-                "/home/ana",
-                "/home/new",
-                "/lib",
-                "/lib64",
-                "/lib64/ld-linux-x86-64.so.2",
-                "/mnt",
-                "/new",
-                "/new/below",
-                "/opt",
-                "/opt/new",
-                "/proc",
-                "/proc/cmdline",
-                "/proc/cpuinfo",
-                "/proc/filesystems",
-                "/proc/kallsyms",
-                "/proc/kcore",
-                "/proc/keys",
-                "/proc/kmsg",
-                "/proc/meminfo",
-                "/proc/new",
-                "/proc/sys",
-                "/proc/sys/kernel/core_pattern",
-                "/proc/sys/kernel/hostname",
-                "/proc/sys/vm/drop_caches",
-                "/proc/sysrq-trigger",
-                "/proc/sys/new",
-                "/proc/timer_list",
-                "/proc/uptime",
-                "/proc/version",
-                "/proc/irq",
-                "/proc/fs",
-                "/root",
-                "/root/.bashrc",
-                "/run",
-                "/run/guard",
-                "/run/guard/canary",
-                "/run/guard/shared",
-                "/run/new",
-                "/run/user",
-                "/sbin",
-                "/srv",
-                "/sys",
-                "/sys/class",
-                "/sys/devices",
-                "/sys/devices/system/cpu",
-                "/sys/devices/system/cpu/online",
-                "/sys/fs/cgroup",
-                "/sys/kernel",
-                "/tmp",
-                "/tmp/new",
-                "/tmp/new/below",
-                "/usr",
-                "/usr/bin",
-                "/usr/bin/env",
-                "/usr/bin/new",
-                "/usr/bin/passwd",
-                "/usr/lib/os-release",
-                "/usr/local/bin/guard",
-                "/usr/sbin",
-                "/var",
-                "/var/lib",
-                "/var/lib/dpkg/status",
-                "/var/log",
-                "/var/tmp",
-                "/var/tmp/new",
-            ]
-            .map(PathBuf::from),
-        );
+        let machine = "/ /bin /bin/sh /boot /dev /dev/console /dev/fd /dev/full /dev/kmsg /dev/mem /dev/new /dev/null \
+             /dev/ptmx /dev/pts /dev/pts/0 /dev/pts/ptmx /dev/random /dev/shm /dev/shm/new /dev/urandom \
+             /dev/zero /etc /etc/environment /etc/group /etc/hosts /etc/new /etc/passwd /etc/shadow /etc/ssh \
+             /etc/ssl/certs /home /home/ana /home/new /lib /lib64 /lib64/ld-linux-x86-64.so.2 /mnt /new \
+             /new/below /opt /opt/new /proc /proc/cmdline /proc/cpuinfo /proc/filesystems /proc/kallsyms \
+             /proc/kcore /proc/keys /proc/kmsg /proc/meminfo /proc/new /proc/sys /proc/sys/kernel/core_pattern \
+             /proc/sys/kernel/hostname /proc/sys/vm/drop_caches /proc/sysrq-trigger /proc/sys/new \
+             /proc/timer_list /proc/uptime /proc/version /proc/irq /proc/fs /root /root/.bashrc /run \
+             /run/guard /run/guard/canary /run/guard/shared /run/new /run/user /sbin /srv /sys /sys/class \
+             /sys/devices /sys/devices/system/cpu /sys/devices/system/cpu/online /sys/fs/cgroup /sys/kernel \
+             /tmp /tmp/new /tmp/new/below /usr /usr/bin /usr/bin/env /usr/bin/new /usr/bin/passwd \
+             /usr/lib/os-release /usr/local/bin/guard /usr/sbin /var /var/lib /var/lib/dpkg/status /var/log \
+             /var/tmp /var/tmp/new";
+        self.paths.extend(machine.split(' ').map(PathBuf::from));
         self.paths.push(format!("/run/user/{}", self.user.uid()).into());
         self.paths.push(format!("/run/user/{}/new", self.user.uid()).into());
     }

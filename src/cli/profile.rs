@@ -98,8 +98,13 @@ fn check(env: &Env, cwd: &std::path::Path, files: &[PathBuf]) -> Result<(), Stag
             .map(|f| AbsPath::new(cwd.join(f)).map_err(|e| StageError::Path(f.clone(), e)))
             .collect::<Result<_, _>>()?
     };
-    let places =
-        Places { home: account.home.clone(), project: Some(AbsPath::known("/project")), git: Vec::new(), guard: None };
+    let places = Places {
+        home: account.home.clone(),
+        project: Some(AbsPath::known("/project")),
+        git: Vec::new(),
+        modules: Vec::new(),
+        guard: None,
+    };
     for file in &files {
         let missing = || ProfileError::Read { path: file.as_path().into(), source: io::ErrorKind::NotFound.into() };
         let source = profile::read(file, &[0, account.uid])?.ok_or_else(missing)?;

@@ -9,7 +9,13 @@ use crate::profile::{Source, parse};
 const HOME: &str = "/home/ana";
 
 fn places() -> Places {
-    Places { home: AbsPath::known(HOME), project: Some(AbsPath::known("/home/ana/p")), git: Vec::new(), guard: None }
+    Places {
+        home: AbsPath::known(HOME),
+        project: Some(AbsPath::known("/home/ana/p")),
+        git: Vec::new(),
+        modules: Vec::new(),
+        guard: None,
+    }
 }
 
 fn layer(kind: LayerKind, text: &str) -> Layer {

@@ -109,7 +109,7 @@ fn every_built_in_profile_resolves() {
     for builtin in BUILTINS {
         let layers = config.load(builtin.name, "p", &all).unwrap_or_else(|e| panic!("{}: {e:?}", builtin.name));
         let (home, project) = (AbsPath::known("/home/ana"), AbsPath::known("/home/ana/p"));
-        let places = Places { home, project: Some(project), git: Vec::new(), guard: None };
+        let places = Places { home, project: Some(project), git: Vec::new(), modules: Vec::new(), guard: None };
         let policy = resolve(&layers, builtin.name, &places).unwrap_or_else(|e| panic!("{}: {e:?}", builtin.name));
         // Whatever the profile, the terminal rules hold.
         for path in ["/home/ana/.config/guard", "/home/ana/.bashrc", "/home/ana/.ssh/id_ed25519", "/etc/shadow"] {

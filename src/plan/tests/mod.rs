@@ -67,6 +67,7 @@ impl Scene {
                 cwd: project.clone(),
                 root: Some(project),
                 git: Vec::new(),
+                modules: Vec::new(),
                 markers: Vec::new(),
                 repositories_below: 0,
                 owner: 1000,
@@ -175,6 +176,7 @@ impl Scene {
             home: AbsPath::known(HOME),
             project: self.project.root.clone(),
             git: self.project.git.clone(),
+            modules: Vec::new(),
             guard: None,
         };
         let mut layers = self.copy().layers;
