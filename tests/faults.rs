@@ -32,7 +32,7 @@ const HARMLESS: &[(&str, &str)] = &[
     ("fsopen", "an overlay that cannot be had is a gap: the cache is read-only"),
     ("fsconfig", "as fsopen"),
     ("fsmount", "as fsopen"),
-    ("keyctl", "a kernel without keyrings says ENOSYS, and has none to lose"),
+    ("keyctl", "ENOSYS: no keyrings to lose; EPERM: Docker's filter; guard's own takes keyctl away"),
     ("prctl", "dropping from the bounding set: without it nothing is gained under no_new_privs"),
     ("getgroups", "groups are only for telling what file modes allow"),
     ("getpid", "only in names"),
@@ -68,7 +68,7 @@ const HARMLESS: &[(&str, &str)] = &[
 ];
 
 /// Rows of [`HARMLESS`] that hold for these errors alone.
-const ONLY: &[(&str, &str)] = &[("keyctl", "ENOSYS"), ("getrandom", "ENOSYS EPERM")];
+const ONLY: &[(&str, &str)] = &[("keyctl", "ENOSYS EPERM"), ("getrandom", "ENOSYS EPERM")];
 
 /// Calls without which guard cannot start, allocate or print. The agent does not run, but the exit status may be an
 /// abort's and the message may be missing.

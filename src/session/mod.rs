@@ -137,7 +137,10 @@ fn wait(
                 }
                 Ok(Some(Report::Ready)) => {
                     settle(stdio, secrets)?;
-                    supervised.tell(Command::Go);
+                    if let Err(e) = supervised.go() {
+                        end(supervised);
+                        return Err(error("cannot let the agent start", e));
+                    }
                 }
                 Ok(Some(Report::Stopped(signal))) => {
                     stop(signal, &signals, supervised);
@@ -152,9 +155,12 @@ fn wait(
                     return Err(error("cannot hear from the sandbox", e));
                 }
                 Ok(None) => {
-                    // The supervisor was killed: so was, by the kernel or below, everything in the sandbox.
-                    let status = end(supervised);
-                    return Ok(ended(status));
+                    // Killed: so was, by the kernel or below, everything in the sandbox. It does not end silently
+                    // by itself unless it cannot speak.
+                    return match ended(end(supervised)) {
+                        Ended::Signal(signal) => Ok(Ended::Signal(signal)),
+                        Ended::Code(_) => Err(error("cannot hear from the sandbox", Errno::ECONNRESET)),
+                    };
                 }
             }
         }

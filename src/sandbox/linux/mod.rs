@@ -52,6 +52,14 @@ impl Supervised {
         self.channel.next_report()
     }
 
+    /// Lets the agent start.
+    ///
+    /// # Errors
+    /// The system's errno; the agent has not run then.
+    pub fn go(&self) -> Result<(), Errno> {
+        self.channel.command(Command::Go)
+    }
+
     /// Tells the supervisor something. A supervisor that is gone is no error: its end is the next thing read.
     pub fn tell(&self, command: Command) {
         let _ = self.channel.command(command);
@@ -247,8 +255,8 @@ fn supervisor(plan: &Plan, announce: Option<&str>, channel: &Channel, mask: &Sig
     };
     match supervise::supervise(agent.pid, agent.go, channel, plan.tier) {
         Ok(status) => {
-            let _ = channel.report(&Report::Ended(status));
-            sys::exit_now(0)
+            let told = channel.report(&Report::Ended(status));
+            sys::exit_now(if told.is_ok() { 0 } else { 125 })
         }
         Err(errno) => {
             supervise::end_all(plan.tier);
