@@ -146,7 +146,7 @@ fn unsandboxed(name: &OsString, rest: Vec<OsString>, env: &Env, quiet: bool) -> 
     if !quiet {
         eprintln!("{} {}", colour.warn("guard:"), colour.bad("no sandbox: this command runs with all of your rights"));
     }
-    let _ = crate::sandbox::sys::restore_dispositions();
+    let _ = crate::sandbox::sys::restore_inherited();
     let mut command = std::process::Command::new(name);
     command.args(rest).env_clear();
     for (name, value) in env.iter() {

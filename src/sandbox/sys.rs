@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString, OsStr, OsString, c_int, c_uint, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -28,8 +28,13 @@ const REMEMBERED: [(c_int, &AtomicBool); 3] = [
     (libc::SIGXFSZ, &SIGXFSZ_WAS_IGNORED),
 ];
 
+static UMASK: AtomicU32 = AtomicU32::new(0o022);
+
 /// Rust's start-up sets SIGPIPE to be ignored; the agent must inherit what guard's caller had.
-extern "C" fn remember_dispositions() {
+extern "C" fn remember_inherited() {
+    // With the caller's mask guard's own files could come out unreadable to guard itself.
+    // SAFETY: takes and returns a number.
+    UMASK.store(unsafe { libc::umask(0o022) }, Ordering::Relaxed);
     for (signal, memory) in REMEMBERED {
         // SAFETY: an all-zero sigaction is a valid value, and the kernel only writes to it.
         let old = unsafe {
@@ -47,13 +52,15 @@ extern "C" fn remember_dispositions() {
 
 #[used]
 #[unsafe(link_section = ".init_array")]
-static REMEMBER_DISPOSITIONS: extern "C" fn() = remember_dispositions;
+static REMEMBER_INHERITED: extern "C" fn() = remember_inherited;
 
-/// Puts SIGPIPE, SIGCHLD and SIGXFSZ back to what guard's caller had, for the agent.
+/// Puts the umask, SIGPIPE, SIGCHLD and SIGXFSZ back to what guard's caller had, for the agent.
 ///
 /// # Errors
 /// The system's errno.
-pub fn restore_dispositions() -> Result<()> {
+pub fn restore_inherited() -> Result<()> {
+    // SAFETY: takes and returns a number.
+    unsafe { libc::umask(UMASK.load(Ordering::Relaxed)) };
     for (signal, ignored) in REMEMBERED {
         let handler = if ignored.load(Ordering::Relaxed) { libc::SIG_IGN } else { libc::SIG_DFL };
         set_disposition(signal, handler)?;
@@ -72,7 +79,7 @@ pub fn default_disposition(signal: c_int) -> Result<()> {
 /// Whether this signal is ignored now.
 #[must_use]
 pub fn is_ignored(signal: c_int) -> bool {
-    // SAFETY: as in `remember_dispositions`.
+    // SAFETY: as in `remember_inherited`.
     unsafe {
         let mut old: libc::sigaction = std::mem::zeroed();
         libc::sigaction(signal, std::ptr::null(), &raw mut old) == 0 && old.sa_sigaction == libc::SIG_IGN

@@ -116,6 +116,9 @@ fn wait(
 ) -> Result<Ended, StartError> {
     let signals = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|e| error("cannot read signals", e))?;
+    // Between a question and its answer, reports are of what was before.
+    let mut asked = false;
+    let mut stop_sent = false;
     loop {
         let mut polled =
             vec![PollFd::new(supervised.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
@@ -128,7 +131,7 @@ fn wait(
             Err(e) => return Err(error("cannot wait for the agent", e)),
         }
         let ready: Vec<bool> = polled.iter().map(|fd| fd.any().unwrap_or(false)).collect();
-        pass_on(&signals, supervised);
+        pass_on(&signals, supervised, &mut stop_sent);
         if ready[0] {
             match supervised.report() {
                 Ok(Some(Report::Failed(failure))) => {
@@ -142,10 +145,24 @@ fn wait(
                         return Err(error("cannot let the agent start", e));
                     }
                 }
-                Ok(Some(Report::Stopped(signal))) => {
-                    stop(signal, &signals, supervised);
-                    supervised.tell(Command::Signal(libc::SIGCONT));
+                Ok(Some(Report::Stopped { signal, nth, answer: true })) => {
+                    // A continuation that came before the stop would be lost: a stop signal discards it.
+                    if !pass_on(&signals, supervised, &mut stop_sent) {
+                        stop_sent = false;
+                        stop(signal);
+                    }
+                    supervised.tell(Command::Continue(nth));
+                    asked = true;
                 }
+                Ok(Some(Report::Stopped { answer: false, .. })) => {
+                    // The whole group may have been continued before guard came to read of the stop; to stop now
+                    // would be to stop for ever, with the agent running.
+                    if !asked {
+                        supervised.tell(Command::Confirm);
+                        asked = true;
+                    }
+                }
+                Ok(Some(Report::Running)) => asked = false,
                 Ok(Some(Report::Ended(status))) => {
                     end(supervised);
                     return Ok(ended(status));
@@ -170,20 +187,34 @@ fn wait(
     }
 }
 
-/// Reads what signals there are, and tells the supervisor of those that were meant for the agent.
-fn pass_on(signals: &SignalFd, supervised: &Supervised) {
+/// Reads what signals there are, and tells the supervisor of those that were meant for the agent. Returns whether
+/// SIGCONT was among them. `stop_sent`: a stop signal to guard alone was passed on, and no SIGCONT since.
+fn pass_on(signals: &SignalFd, supervised: &Supervised, stop_sent: &mut bool) -> bool {
+    let mut continued = false;
     while let Ok(Some(info)) = signals.read_signal() {
         let signal = info.ssi_signo as i32;
-        if is_for_agent(signal, info.ssi_code) {
+        let mut for_agent = is_for_agent(signal, info.ssi_code);
+        match signal {
+            libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU if for_agent => *stop_sent = true,
+            libc::SIGCONT => {
+                for_agent = std::mem::take(stop_sent);
+                continued = true;
+            }
+            _ => {}
+        }
+        if for_agent {
             supervised.tell(Command::Signal(signal));
         }
     }
+    continued
 }
 
 /// Whether a signal that guard got was meant for the agent and did not reach it as well.
 fn is_for_agent(signal: i32, code: i32) -> bool {
     match signal {
-        libc::SIGCHLD | libc::SIGPIPE => false,
+        // What continues guard has continued the group; where not, `Command::Continue` continues the agent. A late
+        // SIGCONT would undo the next Ctrl-Z, and that has discarded the supervisor's own copy.
+        libc::SIGCHLD | libc::SIGPIPE | libc::SIGCONT => false,
         // From the terminal the whole process group has it; a hang-up goes to the session's leader alone.
         libc::SIGINT | libc::SIGQUIT | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU | libc::SIGWINCH => code <= 0,
         _ => true,
@@ -223,14 +254,12 @@ fn end(supervised: &Supervised) -> i32 {
 }
 
 /// Stops this process as the agent was stopped, so that the shell sees its job stop. Returns when it is continued.
-fn stop(signal: i32, signals: &SignalFd, supervised: &Supervised) {
+fn stop(signal: i32) {
     let by = match signal {
         libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU if !sys::is_ignored(signal) => signal,
         _ => libc::SIGSTOP,
     };
     let Ok(by) = Signal::try_from(by) else { return };
-    // The terminal's own copy of the signal is done with.
-    pass_on(signals, supervised);
     let _ = kill(getpid(), by);
     let only = SigSet::from(by);
     // Unblocking delivers it: this process stops here.

@@ -24,6 +24,7 @@ mod process;
 mod serve;
 mod socket;
 mod terminal;
+mod tty;
 mod victim;
 mod with;
 mod world;
@@ -39,6 +40,10 @@ fn main() -> ExitCode {
     let Some((name, rest)) = args.split_first() else { return usage() };
     if name == "world" {
         return world::enter(rest);
+    }
+    // With an argument: the agent of the terminal tests, whose exit code is its verdict.
+    if name == "tty" && !rest.is_empty() {
+        return ExitCode::from(tty::main(rest) as u8);
     }
     if name == "each" {
         return each(rest);

@@ -84,8 +84,9 @@ impl Place {
 
     /// A command in the project, not yet inside guard.
     pub fn run(&self) -> Run<'_> {
-        // The probe that enters the world ignores SIGPIPE, as all Rust programs do, and exec would keep that.
-        self.world.run(self.case.user).cwd(PROJECT).wrap(["/usr/bin/env", "--default-signal=PIPE"])
+        // The probe that enters the world ignores SIGPIPE, as all Rust programs do, and exec would keep that, and
+        // what the runner of these tests ignores.
+        self.world.run(self.case.user).cwd(PROJECT).wrap(["/usr/bin/env", "--default-signal"])
     }
 
     /// `guard-probe tty WORDS`, in the way of this case.

@@ -235,7 +235,7 @@ pub fn try_namespaces(uid: u32, gid: u32) -> Result<bool, StartError> {
             match report.map_err(broken)? {
                 Some(Report::Ended(overlay)) => Ok(overlay == 1),
                 Some(Report::Failed(error)) => Err(error),
-                Some(Report::Ready | Report::Stopped(_)) | None => Err(broken(Errno::ECONNRESET)),
+                Some(Report::Ready | Report::Stopped { .. } | Report::Running) | None => Err(broken(Errno::ECONNRESET)),
             }
         }
     }
@@ -369,7 +369,7 @@ fn agent(
         // A terminal that is gone is no reason not to start.
         let _ = nix::unistd::write(io::stderr(), line.as_bytes());
     }
-    sys::restore_dispositions().map_err(|e| StartError::new("cannot restore signals", e))?;
+    sys::restore_inherited().map_err(|e| StartError::new("cannot restore signals", e))?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None).map_err(|e| StartError::new("cannot restore signals", e))?;
     execute(plan, proof)
 }

@@ -21,14 +21,17 @@ use crate::plan::Tier;
 use crate::sandbox::sys;
 
 /// A signal sent to the whole process group reaches guard's parent, this process and the agent within microseconds
-/// of each other; what the parent then asks to pass on has arrived already.
-const SAME_SIGNAL: Duration = Duration::from_millis(200);
+/// of each other; what the parent then asks to pass on has arrived already. How late the parent asks depends on the
+/// machine's load.
+const SAME_SIGNAL: Duration = Duration::from_secs(5);
 
 /// Runs until the agent has ended and nothing of the session is left. Returns the agent's wait status.
 pub(super) fn supervise(agent: Pid, go: OwnedFd, channel: &Channel, tier: Tier) -> Result<i32, Errno> {
     let signals = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let mut had: BTreeMap<i32, Instant> = BTreeMap::new();
-    let mut stopped = false;
+    // The signal and the number of the stop that the agent is in now, and how often it was stopped so far.
+    let mut stopped: Option<(i32, u32)> = None;
+    let mut stops = 0;
     let mut go = Some(go);
     loop {
         let mut polled =
@@ -44,6 +47,7 @@ pub(super) fn supervise(agent: Pid, go: OwnedFd, channel: &Channel, tier: Tier) 
                 had.insert(info.ssi_signo as i32, Instant::now());
             }
         }
+        let mut question = None;
         if asked {
             match channel.next_command()? {
                 // guard is gone, killed perhaps: nothing goes on without it.
@@ -57,16 +61,12 @@ pub(super) fn supervise(agent: Pid, go: OwnedFd, channel: &Channel, tier: Tier) 
                     }
                 }
                 Some(Command::Signal(signal)) => {
-                    let has_it = had.remove(&signal).is_some_and(|at| at.elapsed() < SAME_SIGNAL);
-                    if signal == libc::SIGCONT {
-                        if stopped {
-                            stopped = false;
-                            send(agent, signal);
-                        }
-                    } else if !has_it {
+                    // Not taken out: one process may have read two signals of a kind and the other one of both.
+                    if had.get(&signal).is_none_or(|at| at.elapsed() >= SAME_SIGNAL) {
                         send(agent, signal);
                     }
                 }
+                Some(command @ (Command::Continue(_) | Command::Confirm)) => question = Some(command),
             }
         }
         while let Some((pid, status)) = reap()? {
@@ -74,15 +74,30 @@ pub(super) fn supervise(agent: Pid, go: OwnedFd, channel: &Channel, tier: Tier) 
                 continue;
             }
             if libc::WIFSTOPPED(status) {
-                stopped = true;
+                stops += 1;
+                let signal = libc::WSTOPSIG(status);
+                stopped = Some((signal, stops));
                 // The parent is gone or going if this fails, and the next round sees it.
-                let _ = channel.report(&Report::Stopped(libc::WSTOPSIG(status)));
+                let _ = channel.report(&Report::Stopped { signal, nth: stops, answer: false });
             } else if libc::WIFCONTINUED(status) {
-                stopped = false;
+                stopped = None;
             } else {
                 end_all(tier);
                 return Ok(status);
             }
+        }
+        // Last, when all that happened to the agent is known. In guard's process group it has had the SIGCONT that
+        // continued guard, and may have been stopped anew since: that stop must not be undone.
+        if let Some(question) = question {
+            let report = match (stopped, question) {
+                (None, _) => Report::Running,
+                (Some((_, nth)), Command::Continue(of)) if nth == of => {
+                    send(agent, libc::SIGCONT);
+                    Report::Running
+                }
+                (Some((signal, nth)), _) => Report::Stopped { signal, nth, answer: true },
+            };
+            let _ = channel.report(&report);
         }
     }
 }

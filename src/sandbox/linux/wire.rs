@@ -16,8 +16,17 @@ pub enum Report {
     Failed(StartError),
     /// Every check has passed; the agent starts when it is told to.
     Ready,
-    /// The agent was stopped by this signal.
-    Stopped(i32),
+    /// The agent was stopped.
+    Stopped {
+        /// By which signal.
+        signal: i32,
+        /// Which of its stops this is, from 1.
+        nth: u32,
+        /// Whether this answers a question: it is how things are now.
+        answer: bool,
+    },
+    /// The other answer: the agent runs.
+    Running,
     /// The agent has ended, with this wait status; nothing of it is left.
     Ended(i32),
 }
@@ -29,6 +38,10 @@ pub enum Command {
     Go,
     /// Pass this signal on to the agent.
     Signal(i32),
+    /// Is the agent stopped? Always answered.
+    Confirm,
+    /// guard was stopped together with the agent's stop of this number, and has been continued. Always answered.
+    Continue(u32),
 }
 
 /// A start that failed. Nothing of the agent has run.
@@ -77,12 +90,13 @@ impl Channel {
     }
 
     pub(super) fn command(&self, command: Command) -> Result<(), Errno> {
-        // No signal has the number 0.
-        let number = match command {
-            Command::Go => 0,
-            Command::Signal(signal) => signal,
+        let (kind, number) = match command {
+            Command::Go => (b'g', [0; 4]),
+            Command::Signal(signal) => (b's', signal.to_le_bytes()),
+            Command::Continue(nth) => (b'c', nth.to_le_bytes()),
+            Command::Confirm => (b'?', [0; 4]),
         };
-        self.send(&number.to_le_bytes())
+        self.send(&[&[kind][..], &number].concat())
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), Errno> {
@@ -111,9 +125,16 @@ impl Channel {
 
     pub(super) fn next_command(&self) -> Result<Option<Command>, Errno> {
         let bytes = self.receive(MsgFlags::empty())?;
-        Ok(bytes.and_then(|b| b.try_into().ok()).map(|b: [u8; 4]| match i32::from_le_bytes(b) {
-            0 => Command::Go,
-            signal => Command::Signal(signal),
+        Ok(bytes.and_then(|bytes| {
+            let (kind, number) = bytes.split_first()?;
+            let number: [u8; 4] = number.try_into().ok()?;
+            match kind {
+                b'g' => Some(Command::Go),
+                b's' => Some(Command::Signal(i32::from_le_bytes(number))),
+                b'c' => Some(Command::Continue(u32::from_le_bytes(number))),
+                b'?' => Some(Command::Confirm),
+                _ => None,
+            }
         }))
     }
 }
@@ -128,11 +149,16 @@ fn encode(report: &Report) -> Vec<u8> {
     let (kind, number) = match report {
         Report::Failed(error) => (b'F', error.source as i32),
         Report::Ready => (b'R', 0),
-        Report::Stopped(signal) => (b'S', *signal),
+        Report::Stopped { signal, answer: false, .. } => (b'S', *signal),
+        Report::Stopped { signal, answer: true, .. } => (b'A', *signal),
+        Report::Running => (b'G', 0),
         Report::Ended(status) => (b'E', *status),
     };
     let mut bytes = vec![kind];
     bytes.extend(number.to_le_bytes());
+    if let Report::Stopped { nth, .. } = report {
+        bytes.extend(nth.to_le_bytes());
+    }
     if let Report::Failed(error) = report {
         let (lost, errno) = match error.lost {
             None => (0, 0),
@@ -158,7 +184,11 @@ fn decode(bytes: &[u8]) -> Option<Report> {
     let value = number(1)?;
     Some(match bytes.first()? {
         b'R' => Report::Ready,
-        b'S' => Report::Stopped(value),
+        kind @ (b'S' | b'A') => {
+            let nth = u32::from_le_bytes(bytes.get(5..9)?.try_into().ok()?);
+            Report::Stopped { signal: value, nth, answer: *kind == b'A' }
+        }
+        b'G' => Report::Running,
         b'E' => Report::Ended(value),
         b'F' => {
             let errno = Errno::from_raw(number(6)?);
@@ -189,13 +219,15 @@ mod tests {
             Report::Failed(error.clone().losing(Capability::Overlay)),
             Report::Failed(error.losing(Capability::Namespaces(NamespaceFault::ProcMasked(Errno::EPERM)))),
             Report::Ready,
-            Report::Stopped(19),
+            Report::Stopped { signal: 19, nth: 7, answer: false },
+            Report::Stopped { signal: 20, nth: 8, answer: true },
+            Report::Running,
             Report::Ended(256),
         ] {
             a.report(&report).unwrap();
             assert_eq!(b.next_report().unwrap(), Some(report));
         }
-        for command in [Command::Go, Command::Signal(15)] {
+        for command in [Command::Go, Command::Signal(15), Command::Continue(7), Command::Confirm] {
             b.command(command).unwrap();
             assert_eq!(a.next_command().unwrap(), Some(command));
         }
