@@ -5,7 +5,9 @@
 //! it, the tests probe it. Whatever cannot be held becomes a [`Gap`]; what must be held and cannot, a [`Refusal`].
 
 mod filter;
+mod flat;
 mod gap;
+mod mounts;
 mod ruleset;
 #[cfg(test)]
 mod tests;

@@ -8,18 +8,12 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::{Gap, Hidden, Merged, Mount, Node, Refusal, Subject, Tier, What, Writes};
+use super::{Gap, Hidden, Merged, Mount, Node, Refusal, Subject, Tier};
 use crate::host::Host;
 use crate::path::AbsPath;
 use crate::policy::{Access, Create, Policy, Rule, Socket};
 use crate::profile::Origin;
 use crate::tree::{Entry, Found, Kind, Lost, Tree, follow};
-
-/// The private `/var/tmp`, `/dev/shm` and runtime directory hold less than `/tmp`.
-const SMALL_TMPFS_BYTES: u64 = 1 << 30;
-
-/// What an agent may put in a masked directory: locks, addresses, snapshots of a shell.
-const MASK_BYTES: u64 = 16 << 20;
 
 /// Where merged files lie inside.
 const SHARED_INSIDE: &str = "/run/guard/shared";
@@ -82,15 +76,16 @@ pub(super) fn build(
     Ok(builder.view)
 }
 
-struct Builder<'a> {
-    policy: &'a Policy,
-    tree: &'a dyn Tree,
-    subject: &'a Subject<'a>,
-    view: View,
+/// A view being built; [`super::mounts`] and [`super::flat`] finish it for their tier.
+pub(super) struct Builder<'a> {
+    pub(super) policy: &'a Policy,
+    pub(super) tree: &'a dyn Tree,
+    pub(super) subject: &'a Subject<'a>,
+    pub(super) view: View,
     /// Links on the way to granted things: place and text.
-    symlinks: BTreeMap<AbsPath, (PathBuf, Origin)>,
+    pub(super) symlinks: BTreeMap<AbsPath, (PathBuf, Origin)>,
     /// Protected links whose target is not granted: shown empty.
-    stand_ins: Vec<(AbsPath, Hidden, Origin)>,
+    pub(super) stand_ins: Vec<(AbsPath, Hidden, Origin)>,
     /// Where writable rules lead through links.
     writable: Vec<AbsPath>,
 }
@@ -389,259 +384,6 @@ impl Builder<'_> {
             });
         }
     }
-
-    /// The mounts of the new root.
-    fn new_root(&mut self, host: &Host) {
-        let mut mounts: BTreeMap<AbsPath, (What, Origin)> = BTreeMap::new();
-        self.base_mounts(&mut mounts);
-        self.item_mounts(&mut mounts, host);
-        for (link, hidden, origin) in &self.stand_ins {
-            if self.writable_above(link, &mounts) {
-                mounts.insert(link.clone(), (What::EmptyFile(*hidden), origin.clone()));
-            }
-        }
-        self.pins(&mut mounts);
-        for (place, (target, origin)) in &self.symlinks {
-            // Inside something mounted the link is there already.
-            let shown = place.prefixes().skip(1).find_map(|p| mounts.get(p));
-            let bare = match shown {
-                None => true,
-                Some((What::Tmpfs { .. } | What::Private(_), _)) => true,
-                Some(_) => false,
-            };
-            let below = mounts.keys().any(|at| at.is_within(place));
-            if bare && !below {
-                mounts.insert(place.clone(), (What::Link(target.clone()), origin.clone()));
-            }
-        }
-        self.view.mounts = mounts.into_iter().map(|(at, (what, origin))| Mount { at, what, origin }).collect();
-    }
-
-    /// What every sandbox has of its own.
-    fn base_mounts(&self, mounts: &mut BTreeMap<AbsPath, (What, Origin)>) {
-        let own = Origin::text("every sandbox");
-        let mut put = |at: &str, what| mounts.insert(AbsPath::known(at), (what, own.clone()));
-        let small = |mode| What::Tmpfs { bytes: SMALL_TMPFS_BYTES.min(self.policy.resources.tmp_bytes), mode };
-        put("/tmp", What::Tmpfs { bytes: self.policy.resources.tmp_bytes, mode: 0o1777 });
-        put("/var/tmp", small(0o1777));
-        put("/proc", What::Proc);
-        // For root these accept writes by uid alone (proc_sys_permission, GLOBAL_ROOT_UID), whatever the namespace.
-        for part in ["sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi", "driver", "mtrr"] {
-            self.if_there(&format!("/proc/{part}"), |_| put(&format!("/proc/{part}"), What::Frozen));
-        }
-        // What tells of the machine and its keys without being of use: the list container runtimes mask.
-        for part in [
-            "kcore",
-            "keys",
-            "key-users",
-            "kmsg",
-            "kpageflags",
-            "kpagecount",
-            "timer_list",
-            "sched_debug",
-            "vmallocinfo",
-            "kallsyms",
-        ] {
-            self.if_there(&format!("/proc/{part}"), |_| put(&format!("/proc/{part}"), What::EmptyFile(Hidden::Masked)));
-        }
-        put("/dev", What::Tmpfs { bytes: 64 << 10, mode: 0o755 });
-        for name in ["null", "zero", "full", "random", "urandom", "tty"] {
-            let path = AbsPath::known(format!("/dev/{name}"));
-            if let Ok(entry) = self.tree.look(&path) {
-                put(&format!("/dev/{name}"), What::Device(Node { path, id: Some(entry.id) }));
-            }
-        }
-        for (name, target) in [
-            ("fd", "/proc/self/fd"),
-            ("stdin", "/proc/self/fd/0"),
-            ("stdout", "/proc/self/fd/1"),
-            ("stderr", "/proc/self/fd/2"),
-            ("ptmx", "pts/ptmx"),
-        ] {
-            put(&format!("/dev/{name}"), What::Link(target.into()));
-        }
-        put("/dev/pts", What::Terminals);
-        put("/dev/shm", small(0o1777));
-        // ttyname(3) looks for the terminal's device by number in /dev when its path is not visible.
-        if let Some(terminal) = self.subject.terminal
-            && let Ok(entry) = self.tree.look(terminal)
-        {
-            put("/dev/console", What::Device(Node { path: terminal.clone(), id: Some(entry.id) }));
-        }
-        let runtime = runtime_dir(self.subject.account.uid);
-        mounts.insert(runtime, (small(0o700), own.clone()));
-        let store = self.subject.store;
-        mounts.insert(
-            self.subject.account.home.clone(),
-            (What::Private(store.home.clone()), Origin::text("sandbox home")),
-        );
-        for merged in &self.view.merged {
-            let dir = merged.copy.parent().expect("a file below the store");
-            mounts.insert(merged.dir_inside.clone(), (What::Private(dir), Origin::text("shared by merging")));
-            let target = merged.dir_inside.as_path().join(merged.copy.file_name().expect("a file below the store"));
-            mounts.insert(merged.real.clone(), (What::Link(target), Origin::text("shared by merging")));
-        }
-    }
-
-    fn if_there<T>(&self, path: &str, act: impl FnOnce(Entry) -> T) {
-        if let Ok(entry) = self.tree.look(&AbsPath::known(path)) {
-            act(entry);
-        }
-    }
-
-    /// The policy's part of the new root, without mounts that change nothing.
-    fn item_mounts(&mut self, mounts: &mut BTreeMap<AbsPath, (What, Origin)>, host: &Host) {
-        let mut caches = Vec::new();
-        for (at, item) in &self.view.items {
-            let above = above(at, mounts);
-            let bind = |writes| What::Bind { node: item.node.clone(), dir: item.dir, writes };
-            let what = match item.access {
-                Access::Read if above == Shown::ReadOnly => continue,
-                Access::Read => bind(Writes::No),
-                Access::Write | Access::State if above == Shown::Writable => continue,
-                Access::Write | Access::State => bind(Writes::Yes),
-                Access::Overlay if host.overlay => {
-                    let name: String =
-                        at.names().map(|n| n.to_string_lossy().replace('%', "%25")).collect::<Vec<_>>().join("%2f");
-                    What::Overlay { lower: item.node.clone(), layer: self.subject.store.layers.join(name) }
-                }
-                Access::Overlay => {
-                    caches.push(at.clone());
-                    bind(Writes::No)
-                }
-                Access::Protect if above == Shown::Writable => bind(Writes::No),
-                Access::Protect => continue,
-                Access::Mask | Access::Deny => {
-                    if above == Shown::Nothing {
-                        continue;
-                    }
-                    match (item.access, item.dir) {
-                        // An agent finds no lock of a daemon outside in a masked directory, and may start its own.
-                        (Access::Mask, true) => What::Tmpfs { bytes: MASK_BYTES, mode: 0o700 },
-                        // What a more specific rule grants in it needs a place and a way there.
-                        (_, true) if self.grants_below(at) => What::Tmpfs { bytes: MASK_BYTES, mode: 0o700 },
-                        (Access::Mask, false) => What::EmptyFile(Hidden::Masked),
-                        (_, true) => What::EmptyDir(Hidden::Denied),
-                        (_, false) => What::EmptyFile(Hidden::Denied),
-                    }
-                }
-            };
-            mounts.insert(at.clone(), (what, item.origin.clone()));
-        }
-        // A `.git` file decides which repository git obeys.
-        if let Some(root) = &self.subject.project.root {
-            let git = root.join(".git");
-            if let Ok(entry) = self.tree.look(&git)
-                && entry.kind == Kind::File
-                && above(&git, mounts) == Shown::Writable
-            {
-                let node = Node { path: git.clone(), id: Some(entry.id) };
-                mounts.insert(
-                    git,
-                    (What::Bind { node, dir: false, writes: Writes::No }, Origin::text("the project's git directory")),
-                );
-            }
-        }
-        if !caches.is_empty() {
-            self.view.gaps.push(Gap::Caches(caches));
-        }
-    }
-
-    fn grants_below(&self, dir: &AbsPath) -> bool {
-        self.view.items.iter().any(|(at, item)| at != dir && at.is_within(dir) && item.access.grants())
-    }
-
-    fn writable_above(&self, path: &AbsPath, mounts: &BTreeMap<AbsPath, (What, Origin)>) -> bool {
-        above(path, mounts) == Shown::Writable
-    }
-
-    /// Directories between a writable tree's top and something held read-only in it are bound onto themselves: a
-    /// directory that only *contains* mounts can be renamed, and another put in its place.
-    fn pins(&self, mounts: &mut BTreeMap<AbsPath, (What, Origin)>) {
-        let mut pins = Vec::new();
-        for (at, (what, origin)) in mounts.iter() {
-            let holds = matches!(
-                what,
-                What::Bind { writes: Writes::No, .. }
-                    | What::EmptyDir(_)
-                    | What::EmptyFile(_)
-                    | What::Tmpfs { .. }
-                    | What::Overlay { .. }
-            );
-            if !holds {
-                continue;
-            }
-            let mut between = Vec::new();
-            for dir in at.ancestors().skip(1) {
-                match mounts.get(&dir) {
-                    Some((What::Bind { writes: Writes::Yes, .. }, _)) => {
-                        pins.extend(between.iter().cloned().map(|dir: AbsPath| (dir, origin.clone())));
-                        between.clear();
-                    }
-                    Some(_) => break,
-                    None => between.push(dir),
-                }
-            }
-        }
-        for (dir, origin) in pins {
-            if let Ok(entry) = self.tree.look(&dir)
-                && entry.kind == Kind::Dir
-            {
-                let node = Node { path: dir.clone(), id: Some(entry.id) };
-                mounts.entry(dir).or_insert((What::Bind { node, dir: true, writes: Writes::Yes }, origin));
-            }
-        }
-    }
-
-    /// The landlock tier: nothing can be put over anything, so what narrows a grant is a gap.
-    fn flat(&mut self) {
-        let mut withheld = Vec::new();
-        let mut protected = Vec::new();
-        let mut caches = Vec::new();
-        for (at, item) in &self.view.items {
-            // What is only protected is as open as what is above it.
-            let mut above = at.prefixes().skip(1).filter_map(|p| self.view.items.get(p)).map(|i| i.access);
-            let above = above.find(|access| *access != Access::Protect);
-            let writable = matches!(above, Some(Access::Write | Access::State));
-            match item.access {
-                Access::Mask | Access::Deny if above.is_some_and(Access::grants) => withheld.push(at.clone()),
-                Access::Protect if writable => protected.push(at.clone()),
-                Access::Read if writable => protected.push(at.clone()),
-                Access::Overlay if writable => protected.push(at.clone()),
-                Access::Overlay => caches.push(at.clone()),
-                Access::Read | Access::Write | Access::State | Access::Mask | Access::Deny | Access::Protect => {}
-            }
-        }
-        for (found, gap) in
-            [(withheld, Gap::Withheld as fn(_) -> _), (protected, Gap::Protected), (caches, Gap::Caches)]
-        {
-            if !found.is_empty() {
-                self.view.gaps.push(gap(found));
-            }
-        }
-        let home = &self.subject.account.home;
-        let mut links: BTreeMap<AbsPath, AbsPath> = BTreeMap::new();
-        for item in self.view.items.values().filter(|item| item.access.grants()) {
-            if let Some(below) = item.written.below(home)
-                && !below.as_os_str().is_empty()
-                && self.subject.project.root.as_ref().is_none_or(|root| !item.written.is_within(root))
-            {
-                links.insert(self.subject.store.flat_home.join(below), item.node.path.clone());
-            }
-        }
-        for merged in &self.view.merged {
-            if let Some(below) = merged.real.below(home) {
-                links.insert(self.subject.store.flat_home.join(below), merged.copy.clone());
-            }
-        }
-        // A link below a linked directory would be made in the real one.
-        let tops: Vec<AbsPath> =
-            links.keys().filter(|l| l.ancestors().skip(1).any(|p| links.contains_key(&p))).cloned().collect();
-        for below in tops {
-            links.remove(&below);
-        }
-        self.view.links = links.into_iter().collect();
-    }
 }
 
 fn item(written: &AbsPath, access: Access, entry: &Entry, real: &AbsPath, origin: &Origin) -> Item {
@@ -651,36 +393,5 @@ fn item(written: &AbsPath, access: Access, entry: &Entry, real: &AbsPath, origin
         dir: entry.kind == Kind::Dir,
         origin: origin.clone(),
         written: written.clone(),
-    }
-}
-
-/// What shows at a place before anything is mounted there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shown {
-    /// Nothing of the outside.
-    Nothing,
-    /// Something of the outside, read-only or in a private layer.
-    ReadOnly,
-    /// Something of the outside, writable.
-    Writable,
-}
-
-fn above(at: &AbsPath, mounts: &BTreeMap<AbsPath, (What, Origin)>) -> Shown {
-    match at.prefixes().skip(1).find_map(|p| mounts.get(p)) {
-        Some((What::Bind { writes: Writes::Yes, .. }, _)) => Shown::Writable,
-        Some((What::Bind { writes: Writes::No, .. } | What::Overlay { .. }, _)) => Shown::ReadOnly,
-        Some((
-            What::Device(_)
-            | What::Private(_)
-            | What::Tmpfs { .. }
-            | What::Proc
-            | What::Terminals
-            | What::Link(_)
-            | What::Frozen
-            | What::EmptyDir(_)
-            | What::EmptyFile(_),
-            _,
-        ))
-        | None => Shown::Nothing,
     }
 }
