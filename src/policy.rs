@@ -388,7 +388,7 @@ fn merge_rest(policy: &mut Policy, layer: &Layer, places: &Places) -> Result<(),
         }
     }
     for name in &profile.commands.deny {
-        policy.commands.insert(name.get_ref().clone(), layer.origin(name));
+        policy.commands.insert(command_name(layer, name)?, layer.origin(name));
     }
     let limits = limits(layer)?;
     let resources = &mut policy.resources;
@@ -427,7 +427,7 @@ fn merge_floor(policy: &mut Policy, layer: &Layer) -> Result<(), ProfileError> {
         }
     }
     for name in &profile.commands.deny {
-        policy.commands.insert(name.get_ref().clone(), layer.origin(name));
+        policy.commands.insert(command_name(layer, name)?, layer.origin(name));
     }
     let (processes, memory, tmp) = limits(layer)?;
     let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
@@ -498,6 +498,14 @@ fn env_name(layer: &Layer, text: &Text, wildcard: bool) -> Result<String, Profil
     let valid = |c: char| c.is_ascii_alphanumeric() || c == '_' || (wildcard && c == '*');
     if name.is_empty() || !name.chars().all(valid) {
         return Err(layer.invalid(text, Invalid::EnvName));
+    }
+    Ok(name.clone())
+}
+
+fn command_name(layer: &Layer, text: &Text) -> Result<String, ProfileError> {
+    let name = text.get_ref();
+    if name.is_empty() || name.contains(['/', '*']) || name.chars().any(char::is_control) {
+        return Err(layer.invalid(text, Invalid::CommandName));
     }
     Ok(name.clone())
 }

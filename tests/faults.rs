@@ -37,6 +37,7 @@ const HARMLESS: &[(&str, &str)] = &[
     ("getgroups", "groups are only for telling what file modes allow"),
     ("getpid", "only in names"),
     ("gettid", "only in the C library"),
+    ("umask", "always succeeds (umask(2)); where a filter forbids it the caller's mask stays"),
     ("uname", "only in messages"),
     ("getrandom", "the library has /dev/urandom"),
     ("ioctl", "a terminal is not taken for one"),

@@ -32,4 +32,4 @@ for file in shell/*.fish; do [ ! -e "$file" ] || fish -n "$file"; done
 echo "tests" >&2
 cargo build --quiet --examples --bins
 export RUST_BACKTRACE=0
-exec cargo test "$@"
+exec cargo test --no-fail-fast "$@"

@@ -77,7 +77,7 @@ fn list(env: &Env) -> Result<(), StageError> {
     if !own.is_empty() {
         let _ = writeln!(text, "{}", colour.strong(&format!("yours, in {}/profiles", account.config())));
         for name in own {
-            let _ = writeln!(text, "  {name}");
+            let _ = writeln!(text, "  {}", crate::path::printable(name.as_ref()));
         }
     }
     out::print(&text);

@@ -379,6 +379,8 @@ fn each_error_has_its_place() {
         (LayerKind::User, "[env]\ndeny = [\"A=B\"]", "environment variable", 2, 9),
         (LayerKind::User, "[env.set]\n\"A*\" = \"1\"", "environment variable", 2, 1),
         (LayerKind::ManagedFloor, "[env]\ndeny = [\"A B\"]", "environment variable", 2, 9),
+        (LayerKind::User, "[commands]\ndeny = [\"kube*\"]", "plain name", 2, 9),
+        (LayerKind::ManagedFloor, "[commands]\ndeny = [\"/bin/sh\"]", "plain name", 2, 9),
         (LayerKind::User, "[network]\nmode = \"filtered\"", "does not exist yet", 2, 8),
         (LayerKind::ManagedFloor, "[network]\nmode = \"filtered\"", "does not exist yet", 2, 8),
         (LayerKind::User, "[resources]\nmemory = \"12X\"", "a size is", 2, 10),

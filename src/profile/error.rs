@@ -81,6 +81,9 @@ pub enum Invalid {
     /// A wildcard where a plain path is needed.
     #[error("paths are plain: `*` has no meaning here")]
     Wildcard,
+    /// A command that is not a plain name.
+    #[error("a command is a plain name, without `/` and `*`; every file of that name on PATH is meant")]
+    CommandName,
     /// A grant of the home or a directory above it.
     #[error("this would open the whole home directory")]
     TooWide,
@@ -146,6 +149,10 @@ impl Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.text.is_empty() {
+            // Flags have no lines.
+            return f.write_str(&self.file);
+        }
         writeln!(f, "{}:{}:{}", self.file, self.line, self.column)?;
         writeln!(f, "{:>5} | {}", self.line, self.text)?;
         write!(f, "      | {}{}", " ".repeat(self.column.saturating_sub(1).min(120)), "^".repeat(self.width))

@@ -34,7 +34,11 @@ static UMASK: AtomicU32 = AtomicU32::new(0o022);
 extern "C" fn remember_inherited() {
     // With the caller's mask guard's own files could come out unreadable to guard itself.
     // SAFETY: takes and returns a number.
-    UMASK.store(unsafe { libc::umask(0o022) }, Ordering::Relaxed);
+    let mask = unsafe { libc::umask(0o022) };
+    // It always succeeds (umask(2)), unless a filter around guard forbids it.
+    if mask <= 0o777 {
+        UMASK.store(mask, Ordering::Relaxed);
+    }
     for (signal, memory) in REMEMBERED {
         // SAFETY: an all-zero sigaction is a valid value, and the kernel only writes to it.
         let old = unsafe {

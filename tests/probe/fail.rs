@@ -38,7 +38,7 @@ const CALLS: &[(&str, libc::c_long)] = calls! {
     SYS_move_mount SYS_mprotect SYS_munmap SYS_newfstatat SYS_open_tree SYS_openat SYS_openat2 SYS_pivot_root SYS_prctl
     SYS_prlimit64 SYS_read SYS_readlinkat SYS_recvfrom SYS_renameat2 SYS_rt_sigaction SYS_rt_sigprocmask SYS_seccomp
     SYS_sendto SYS_setrlimit SYS_signalfd4 SYS_sigaltstack SYS_socket SYS_socketpair SYS_statx SYS_symlinkat SYS_umount2
-    SYS_uname SYS_unlinkat SYS_wait4 SYS_write SYS_writev SYS_brk SYS_set_tid_address SYS_sched_getaffinity
+    SYS_umask SYS_uname SYS_unlinkat SYS_wait4 SYS_write SYS_writev SYS_brk SYS_set_tid_address SYS_sched_getaffinity
     SYS_dup3 SYS_ppoll SYS_fchmod SYS_pread64 SYS_getrlimit SYS_exit_group SYS_set_robust_list SYS_rseq SYS_gettid SYS_tgkill SYS_futex SYS_madvise
     SYS_exit SYS_renameat SYS_linkat SYS_getresuid SYS_getresgid SYS_dup SYS_waitid SYS_pselect6 SYS_epoll_pwait
     SYS_statfs SYS_fstatfs SYS_faccessat SYS_faccessat2 SYS_utimensat SYS_mremap SYS_setsid SYS_setpgid SYS_rt_sigreturn

@@ -48,6 +48,7 @@ pub(super) fn supervise(agent: Pid, go: OwnedFd, channel: &Channel, tier: Tier) 
             }
         }
         let mut question = None;
+        let mut may_go = false;
         if asked {
             match channel.next_command()? {
                 // guard is gone, killed perhaps: nothing goes on without it.
@@ -55,11 +56,7 @@ pub(super) fn supervise(agent: Pid, go: OwnedFd, channel: &Channel, tier: Tier) 
                     end_all(tier);
                     sys::exit_now(137);
                 }
-                Some(Command::Go) => {
-                    if let Some(go) = go.take() {
-                        nix::unistd::write(go, &[1])?;
-                    }
-                }
+                Some(Command::Go) => may_go = true,
                 Some(Command::Signal(signal)) => {
                     // Not taken out: one process may have read two signals of a kind and the other one of both.
                     if had.get(&signal).is_none_or(|at| at.elapsed() >= SAME_SIGNAL) {
@@ -85,6 +82,10 @@ pub(super) fn supervise(agent: Pid, go: OwnedFd, channel: &Channel, tier: Tier) 
                 end_all(tier);
                 return Ok(status);
             }
+        }
+        // After the first look at the children has gone well.
+        if may_go && let Some(go) = go.take() {
+            nix::unistd::write(go, &[1])?;
         }
         // Last, when all that happened to the agent is known. In guard's process group it has had the SIGCONT that
         // continued guard, and may have been stopped anew since: that stop must not be undone.
