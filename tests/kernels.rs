@@ -170,7 +170,7 @@ impl Phase {
 
     /// The last cases of a phase: guard left no process, no mount and no file behind.
     fn finish(mut self) -> Phase {
-        let litter = "cd / && find tmp var/tmp dev/shm run home -mindepth 1 -not -path 'home/ana/.local*' | sort";
+        let litter = "cd / && find tmp var/tmp dev/shm run home -mindepth 1 -not -path 'home/ana/.local*' -not -path 'home/ana/.config*' | sort";
         self.add("litter", User::Host, litter, Check::Output { want: OUTSIDE });
         self.add("after", User::Host, PROCESSES_AND_MOUNTS, Check::Recorded);
         self
