@@ -39,7 +39,7 @@ pub(super) fn plan_text(plan: &Plan, start: &Start, colour: Colour) -> String {
         text,
         "{} {}",
         colour.strong("command:"),
-        plan.argv.iter().map(|a| crate::path::printable(a)).collect::<Vec<_>>().join(" ")
+        shell_words::join(plan.argv.iter().map(|a| crate::path::printable(a)))
     );
     let _ = writeln!(text, "{} {}", colour.strong("executes:"), plan.program);
     let _ = writeln!(text, "{} {}", colour.strong("in:"), plan.cwd);
