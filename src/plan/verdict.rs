@@ -259,7 +259,8 @@ impl Plan {
                     Act::Read | Act::Enter => allowed(),
                     Act::Write if writable => allowed(),
                     Act::Write => read_only(),
-                    Act::Exec | Act::Connect => Verdict::Denied("it is not a file".into()),
+                    Act::Exec => Verdict::Denied("it is not a file".into()),
+                    Act::Connect => Verdict::Denied("it is not a socket".into()),
                 };
             }
             // Of the terminals of a session only the multiplexer is there from the start.
